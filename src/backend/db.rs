@@ -6,6 +6,7 @@ mod file;
 use std::fmt;
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 
 pub use self::error::DbError;
@@ -56,19 +57,28 @@ pub struct DatabaseOptions {
     /// Half of them serve reads and writes that wait for the disk, the other half session refreshes.
     /// The revocation poller uses two more. SQLite ignores this value.
     pub max_connections: u32,
+    /// True if a connection pooler assigns a server connection to PostgreSQL for each transaction.
+    ///
+    /// Each statement then runs in a transaction of its own. SQLite ignores this value.
+    pub transaction_pooling: bool,
+    /// URL at which to listen for PostgreSQL's notifications, without such a pooler.
+    ///
+    /// By default the database's own, or with [`transaction_pooling`](Self::transaction_pooling) none: then
+    /// terminations by other replicas are found by polling alone.
+    pub listen_url: Option<SecretString>,
 }
 
 impl DatabaseOptions {
     /// Creates options with a maximum number of connections to PostgreSQL.
     #[must_use]
     pub fn with_max_connections(max_connections: u32) -> Self {
-        Self { max_connections }
+        Self { max_connections, ..Self::default() }
     }
 }
 
 impl Default for DatabaseOptions {
     fn default() -> Self {
-        Self { max_connections: 12 }
+        Self { max_connections: 12, transaction_pooling: false, listen_url: None }
     }
 }
 
@@ -241,14 +251,23 @@ async fn open_sqlite(_url: &str) -> Result<Stores, DbError> {
 async fn open_postgres(url: &str, options: &DatabaseOptions) -> Result<Stores, DbError> {
     use sqlx::postgres::PgConnectOptions;
 
-    let address: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| DbError::Address)?;
-    let database = address.get_database().unwrap_or_default();
-    let place = format!("{}:{}/{database}", address.get_host(), address.get_port());
-    let store = super::postgres::PostgresStore::open(address, options.max_connections).await;
-    store.map(Stores::new).map_err(|error| match error {
+    use super::postgres::{OpenError, PostgresOptions, PostgresStore};
+
+    let database: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| DbError::Address)?;
+    let name = database.get_database().unwrap_or_default();
+    let place = format!("{}:{}/{name}", database.get_host(), database.get_port());
+    let listen = options.listen_url.as_ref().map(|url| url.expose_secret().parse());
+    let listen = listen.transpose().map_err(|_: sqlx::Error| DbError::ListenAddress)?;
+    let DatabaseOptions { transaction_pooling, max_connections, .. } = *options;
+    let options = PostgresOptions { database, listen, transaction_pooling, max_connections };
+    PostgresStore::open(options).await.map(Stores::new).map_err(|error| match error {
         // The message alone: sqlx adds a line number of the server's source code.
-        sqlx::Error::Database(error) => DbError::Open { place, source: error.message().to_owned().into() },
-        error => DbError::open(place, error),
+        OpenError::Connect(sqlx::Error::Database(error)) => {
+            DbError::Open { place, source: error.message().to_owned().into() }
+        }
+        OpenError::Connect(error) => DbError::open(place, error),
+        OpenError::TransactionPooling("database.url") => DbError::TransactionPooling(place),
+        OpenError::TransactionPooling(_) => DbError::ListenPooling,
     })
 }
 

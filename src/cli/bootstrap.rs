@@ -61,7 +61,12 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     if let Some(file) = db::sqlite_path(url) {
         db::check_owner(&file)?;
     }
-    let options = DatabaseOptions::with_max_connections(config.database.max_connections);
+    let database = &config.database;
+    let options = DatabaseOptions {
+        transaction_pooling: database.transaction_pooling,
+        listen_url: database.listen_url.clone(),
+        ..DatabaseOptions::with_max_connections(database.max_connections)
+    };
     Ok(db::open(url, &options).await?)
 }
 
@@ -178,9 +183,13 @@ const OTHER_FILES: u64 = 100;
 impl From<DbError> for CliError {
     fn from(error: DbError) -> Self {
         match error {
-            DbError::Scheme | DbError::NoFile | DbError::NotBuilt(_) | DbError::Address => {
-                Self::misconfigured(error)
-            }
+            DbError::Scheme
+            | DbError::NoFile
+            | DbError::NotBuilt(_)
+            | DbError::Address
+            | DbError::ListenAddress
+            | DbError::TransactionPooling(_)
+            | DbError::ListenPooling => Self::misconfigured(error),
             other => Self::Database(other),
         }
     }

@@ -15,6 +15,10 @@ pub struct Database {
     pub kind: DatabaseKind,
     /// Maximum number of connections to PostgreSQL.
     pub max_connections: u32,
+    /// True if a connection pooler assigns a server connection for each transaction.
+    pub transaction_pooling: bool,
+    /// URL at which to listen for notifications, which may contain a password.
+    pub listen_url: Option<SecretString>,
 }
 
 /// The supported databases.
@@ -37,8 +41,23 @@ impl Database {
         })?;
         let max_connections =
             settings.required(MAX_CONNECTIONS, settings.integer(MAX_CONNECTIONS, 2..=10_000))?;
-        Ok(Self { url, kind, max_connections })
+        let pooling = settings.one_of(POOLING, &[("session", false), ("transaction", true)]);
+        let transaction_pooling = settings.required(POOLING, pooling)?;
+        let listen_url = settings.secret(LISTEN_URL)?;
+        if listen_url.as_ref().is_some_and(|url| !is_postgres(url))
+            || listen_url.is_some() && !is_postgres(&url)
+        {
+            let expected = "expected postgres://USER:PASSWORD@HOST/DATABASE, as in database.url (the value is not \
+                            shown)";
+            let key = if settings.is_explicit(LISTEN_URL_FILE) { LISTEN_URL_FILE } else { LISTEN_URL };
+            return Err(settings.invalid(key, expected));
+        }
+        Ok(Self { url, kind, max_connections, transaction_pooling, listen_url })
     }
+}
+
+fn is_postgres(url: &SecretString) -> bool {
+    kind(url.expose_secret()) == Some(DatabaseKind::Postgres)
 }
 
 fn kind(url: &str) -> Option<DatabaseKind> {
@@ -58,6 +77,9 @@ fn kind(url: &str) -> Option<DatabaseKind> {
 const URL: &str = "database.url";
 const URL_FILE: &str = "database.url_file";
 const MAX_CONNECTIONS: &str = "database.max_connections";
+const POOLING: &str = "database.pooling";
+const LISTEN_URL: &str = "database.listen_url";
+const LISTEN_URL_FILE: &str = "database.listen_url_file";
 
 #[cfg(test)]
 mod tests {

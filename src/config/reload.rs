@@ -60,6 +60,12 @@ const RESTART_KEYS: &[RestartKey] = &[
     }),
     ("database.url", |a, b| a.database.url.expose_secret() == b.database.url.expose_secret()),
     ("database.max_connections", |a, b| a.database.max_connections == b.database.max_connections),
+    ("database.pooling", |a, b| a.database.transaction_pooling == b.database.transaction_pooling),
+    ("database.listen_url", |a, b| {
+        let listen_url =
+            |config: &Config| config.database.listen_url.as_ref().map(|url| url.expose_secret().to_owned());
+        listen_url(a) == listen_url(b)
+    }),
     ("tokens.algorithm", |a, b| a.tokens.algorithm == b.tokens.algorithm),
     ("tokens.issuer", |a, b| a.tokens.issuer == b.tokens.issuer),
     ("tokens.audience", |a, b| a.tokens.audience == b.tokens.audience),

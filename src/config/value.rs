@@ -63,7 +63,12 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Keys whose values never appear in messages.
-const SECRET_KEYS: [&str; 4] =
-    ["database.url", "tokens.secret", "routes.set_request_headers", "routes.set_response_headers"];
+const SECRET_KEYS: [&str; 5] = [
+    "database.url",
+    "database.listen_url",
+    "tokens.secret",
+    "routes.set_request_headers",
+    "routes.set_response_headers",
+];
 
 const MAX_SHOWN_CHARS: usize = 100;

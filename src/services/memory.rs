@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
@@ -161,7 +162,8 @@ impl SessionStore for MemoryStore {
             (*number > position || end.at >= since.time).then_some((*id, end))
         });
         let position = Some(tables.last_termination);
-        Ok(EndedSessions { store_time: SystemClock.now(), position, sessions: ended.collect() })
+        let sessions = ended.collect();
+        Ok(EndedSessions { store_time: SystemClock.now(), position, age: Duration::ZERO, sessions })
     }
 
     async fn end_expired(

@@ -101,7 +101,8 @@ struct Cursor {
 
 /// A poll whose sessions were added to the list.
 struct Poll {
-    /// Microseconds from the start of the process to that of the poll.
+    /// Microseconds from the start of the process to that of the poll, or to the earlier time up to which its
+    /// sessions are complete.
     began: u64,
     rows: usize,
     cursor: Cursor,
@@ -341,10 +342,11 @@ impl Revocations {
 
     /// Adds terminations from the store, without a claim that the list is complete.
     async fn query(&self, since: EndedSince, timeout: Duration) -> Result<Poll, StoreError> {
-        let began = micros(self.started.elapsed());
+        let called_at = micros(self.started.elapsed());
         let read_at = Instant::now();
         let ended = tokio::time::timeout(timeout, self.store.ended_since(since)).await;
         let ended = ended.map_err(StoreError::unavailable)??;
+        let began = called_at.saturating_sub(micros(ended.age));
         let rows = ended.sessions.len();
         let added = self.add(ended.sessions);
         self.flights.forget_sessions(&added);

@@ -326,6 +326,10 @@ pub struct EndedSessions {
     pub store_time: OffsetDateTime,
     /// The position after these sessions, if the store orders terminations by their commits.
     pub position: Option<i64>,
+    /// Age of the answer at the call. Sessions that ended in this time before it may be missing.
+    ///
+    /// Zero, unless a store checks only at intervals that it reads from the right database.
+    pub age: Duration,
     /// The sessions, in any order.
     pub sessions: Vec<(SessionId, SessionEnd)>,
 }

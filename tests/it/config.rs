@@ -921,6 +921,13 @@ const BAD: &[(&str, &str)] = &[
         "[session]\nabsolute_ttl = '5m'",
         "session.absolute_ttl = \"5m\" in ./sekisho.toml, line 2: expected at least 15m",
     ),
+    // B7: the pooler.
+    ("[database]\npooling = 'statement'", "expected one of session, transaction"),
+    (
+        "[database]\nurl = 'postgres://u:p@h/d'\nlisten_url = 'sqlite://x'",
+        "database.listen_url in ./sekisho.toml, line 3: expected postgres://",
+    ),
+    ("[database]\nlisten_url = 'postgres://h/d'", "database.listen_url in ./sekisho.toml, line 2: expected"),
     ("[database]\nmax_connections = 1", "expected a whole number from 2 to 10000"),
     (
         "[session]\nmax_per_user = 0",

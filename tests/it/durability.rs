@@ -47,7 +47,7 @@ async fn synchronous_commit_is_forced_where_it_matters() {
     check_unflushed_writes(&database).await;
 }
 
-async fn check_unflushed_writes(database: &TestDatabase) {
+pub(crate) async fn check_unflushed_writes(database: &TestDatabase) {
     check_session_writes(database).await;
     check_user_writes(database).await;
     check_movie_and_setting_writes(database).await;

@@ -58,7 +58,7 @@ pub(crate) async fn wait_for_rejection(tokens: &Tokens, access_token: &str) -> V
     }
 }
 
-async fn check_revocation_reaches_the_other_replica(stores: &Stores) {
+pub(crate) async fn check_revocation_reaches_the_other_replica(stores: &Stores) {
     let [local, remote] = replicas(stores);
     let (first, second) = (sign_in(&local).await, sign_in(&local).await);
     remote.revocations().load().await.unwrap();

@@ -20,19 +20,27 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
 
+/// The stores of the suite.
+mod stores {
+    pub(super) use crate::support::db::{memory, postgres, sqlite};
+    pub(super) use crate::support::pgbouncer::transaction_pool;
+}
+
 /// Defines one test of each function for each store.
 macro_rules! suite {
     ($($module:ident: $($test:ident)*;)*) => {
         suite!(@store memory: $($module: $($test)*;)*);
         suite!(@store sqlite: $($module: $($test)*;)*);
         suite!(@store postgres: $($module: $($test)*;)*);
+        // B7: PostgreSQL behind PgBouncer, which pools transactions.
+        suite!(@store transaction_pool: $($module: $($test)*;)*);
     };
     (@store $store:ident: $($module:ident: $($test:ident)*;)*) => {
         mod $store {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
                 async fn $test() {
-                    if let Some(fresh) = crate::support::db::$store().await {
+                    if let Some(fresh) = super::stores::$store().await {
                         super::$module::$test(&fresh.stores).await;
                     }
                 }

@@ -20,6 +20,22 @@ pub enum DbError {
     /// The PostgreSQL URL is malformed. The message omits the cause, which may contain the password.
     #[error("database.url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address,
+    /// The PostgreSQL URL for notifications is malformed. The message omits the cause, which may contain the
+    /// password.
+    #[error("database.listen_url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    ListenAddress,
+    /// A pooler pools transactions, but the options do not say so.
+    #[error(
+        "the connection pooler at {0} pools transactions: set database.pooling to \"transaction\", or let the \
+         pooler pool sessions"
+    )]
+    TransactionPooling(String),
+    /// The address for notifications leads to a pooler that pools transactions.
+    #[error(
+        "database.listen_url leads to a connection pooler that pools transactions: set it to the address of the \
+         server, or remove it"
+    )]
+    ListenPooling,
     /// The file or server cannot be opened.
     #[error("cannot open the database {place}: {source}")]
     Open {

@@ -1,12 +1,12 @@
 //! Audit log in PostgreSQL.
 
 use async_trait::async_trait;
-use sqlx::postgres::PgConnection;
 use sqlx::query_builder::Separated;
 use sqlx::{Postgres, QueryBuilder};
 use time::OffsetDateTime;
 
 use super::PostgresStore;
+use super::pool::Transaction;
 use crate::backend::sql::audit_columns;
 use crate::backend::sql::rows::AuditRow;
 use crate::models::audit::AuditEntry;
@@ -19,7 +19,7 @@ impl AuditStore for PostgresStore {
         for chunk in entries.chunks(MAX_ENTRIES) {
             let mut query = QueryBuilder::<Postgres>::new(INSERT);
             query.push_values(chunk, |mut row, entry| push_entry(&mut row, entry));
-            query.build().execute(&self.pool).await?;
+            self.execute(query.build()).await?;
         }
         Ok(())
     }
@@ -36,7 +36,7 @@ impl AuditStore for PostgresStore {
 }
 
 /// Adds an entry in the transaction of the change that it records.
-pub(super) async fn insert(tx: &mut PgConnection, entry: &AuditEntry) -> Result<(), StoreError> {
+pub(super) async fn insert(tx: &mut Transaction, entry: &AuditEntry) -> Result<(), StoreError> {
     let mut query = QueryBuilder::<Postgres>::new(INSERT);
     query.push_values([entry], |mut row, entry| push_entry(&mut row, entry));
     query.build().execute(tx).await?;

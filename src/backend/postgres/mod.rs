@@ -7,10 +7,18 @@
 //! # Connections and durability
 //!
 //! Writes that create or terminate access wait for the disk, and for a synchronous standby if there is
-//! one. Writes that a crash may undo (rotations, confirmed uses, replay counts) wait for neither: they
-//! use separate connections with `synchronous_commit = off` (`PostgresStore::relaxed`). The revocation
-//! poller has its own connection (`PostgresStore::feed`), so that it never waits behind requests, and a
-//! further one to listen for notifications.
+//! one: each is a transaction with its own settings (`pool::BEGIN`). Writes that a crash may undo (rotations,
+//! confirmed uses, replay counts) wait for neither: they turn `synchronous_commit` off in the statement
+//! (`relaxed!`), for the transaction that it is, and use separate connections (`PostgresStore::relaxed`). The
+//! revocation poller has its own connection (`PostgresStore::feed`), so that it never waits behind requests,
+//! and a further one to listen for notifications.
+//!
+//! # Poolers and failover
+//!
+//! No setting is made for a connection, since a pooler may give it to another application. Behind a pooler
+//! that pools transactions, each statement runs in a transaction of its own, and none is prepared by name.
+//! The feed notices a change of the server, after which all connections are replaced
+//! ([`ServerChanges`]).
 //!
 //! # Locks
 //!
@@ -18,23 +26,31 @@
 //! those of sessions, and those of sessions in the order of their ids, so that they cannot deadlock.
 
 mod audit;
+mod feed;
+mod migrations;
 mod movies;
 mod notify;
 mod pool;
+mod pooler;
+mod server_changes;
 mod sessions;
 mod settings;
+mod statement;
 mod users;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
+use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Executor, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, Postgres, Row};
 use tokio::time::timeout;
 
-use self::pool::{ASYNC_COMMIT, Pool, SESSION_SETTINGS};
+use self::feed::Feed;
+use self::pool::{Pool, StatementMode};
+use self::server_changes::ServerChanges;
 use super::database::{Database, WakeFn};
 use crate::services::store::StoreError;
 
@@ -43,7 +59,38 @@ use crate::services::store::StoreError;
 pub struct PostgresStore {
     pool: Pool,
     relaxed: Pool,
-    feed: Pool,
+    feed: Arc<Feed>,
+    /// The address to listen at for notifications. `None` if that is impossible behind a pooler.
+    listen_options: Option<PgConnectOptions>,
+    changes: ServerChanges,
+}
+
+/// Options of [`PostgresStore::open`].
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// The database.
+    pub database: PgConnectOptions,
+    /// The address to listen at for notifications, if it is another one.
+    pub listen: Option<PgConnectOptions>,
+    /// True if a pooler assigns a server connection for each transaction.
+    pub transaction_pooling: bool,
+    /// Maximum number of connections.
+    pub max_connections: u32,
+}
+
+/// Error of [`PostgresStore::open`].
+#[derive(Debug)]
+pub enum OpenError {
+    /// No connection can be established.
+    Connect(sqlx::Error),
+    /// The pooler at the address of this key pools transactions, unexpectedly.
+    TransactionPooling(&'static str),
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Connect(error)
+    }
 }
 
 impl PostgresStore {
@@ -54,26 +101,90 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// If no connection can be established.
-    pub async fn open(options: PgConnectOptions, max_connections: u32) -> Result<Self, sqlx::Error> {
-        // Connection poolers may refuse this start-up parameter, which sqlx sets by default.
-        let options = options.application_name("sekisho").extra_float_digits(None);
+    /// If no connection can be established, or if a pooler pools transactions where it must not.
+    pub async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
+        let database = connect_options(options.database, options.transaction_pooling);
         // Outside a pool, which would retry and report a timeout instead of the cause.
-        let first = timeout(CONNECT_TIMEOUT, options.connect()).await;
-        first.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
-        let relaxed = (max_connections / 2).max(1);
-        let durable = max_connections.saturating_sub(relaxed).max(1);
+        let mut first = connect(&database).await?;
+        if !options.transaction_pooling && pools_transactions(&mut first, &database).await? {
+            return Err(OpenError::TransactionPooling("database.url"));
+        }
+        let mode = statement_mode(&mut first, options.transaction_pooling).await?;
+        first.close().await?;
+        let listen = options.listen.map(|listen| connect_options(listen, false));
+        if let Some(listen) = &listen {
+            check_listen_options(listen).await?;
+        }
+        let relaxed = (options.max_connections / 2).max(1);
+        let durable = options.max_connections.saturating_sub(relaxed).max(1);
+        let changes = ServerChanges::default();
+        let pool = |connections, idle_trust| {
+            Pool::new(database.clone(), mode, connections, idle_trust, changes.clone())
+        };
         Ok(Self {
-            pool: Pool::new(options.clone(), durable, &[SESSION_SETTINGS], Duration::ZERO),
-            relaxed: Pool::new(options.clone(), relaxed, &[SESSION_SETTINGS, ASYNC_COMMIT], IDLE_TRUST),
-            feed: Pool::new(options, 1, &[SESSION_SETTINGS], Duration::ZERO),
+            pool: pool(durable, Duration::ZERO),
+            relaxed: pool(relaxed, IDLE_TRUST),
+            feed: Arc::new(Feed::new(database.clone(), mode, changes.clone())),
+            listen_options: listen.or_else(|| (!options.transaction_pooling).then(|| database.clone())),
+            changes: changes.clone(),
         })
     }
 
-    /// Runs a write of one statement. Returns the number of changed rows.
+    /// Runs a write of one statement in a transaction. Returns the number of changed rows.
     async fn execute(&self, statement: Statement<'_>) -> Result<u64, StoreError> {
-        Ok(statement.execute(&self.pool).await?.rows_affected())
+        with_write_timeout(async {
+            let mut tx = self.pool.begin().await?;
+            let done = statement.execute(&mut tx).await?;
+            tx.commit().await?;
+            Ok(done.rows_affected())
+        })
+        .await
     }
+}
+
+/// Returns the options of all connections. Connection poolers may refuse the start-up parameter
+/// `extra_float_digits`, which sqlx sets by default, and track the others.
+fn connect_options(options: PgConnectOptions, transaction_pooling: bool) -> PgConnectOptions {
+    let options = options.application_name("sekisho").extra_float_digits(None);
+    if transaction_pooling { options.statement_cache_capacity(0) } else { options }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+}
+
+async fn pools_transactions(
+    connection: &mut PgConnection,
+    options: &PgConnectOptions,
+) -> Result<bool, sqlx::Error> {
+    pool::with_timeout(CONNECT_TIMEOUT, pooler::pools_transactions(connection, options)).await
+}
+
+/// Checks the address to listen at. A server that is unreachable now may be reachable later: without
+/// notifications, polling finds terminations.
+async fn check_listen_options(options: &PgConnectOptions) -> Result<(), OpenError> {
+    match connect(options).await {
+        Ok(mut connection) => {
+            let is_pooled = pools_transactions(&mut connection, options).await?;
+            connection.close().await?;
+            if is_pooled { Err(OpenError::TransactionPooling("database.listen_url")) } else { Ok(()) }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot connect to database.listen_url");
+            Ok(())
+        }
+    }
+}
+
+/// Statements run alone only if they are READ COMMITTED without a setting, and keep their connection.
+async fn statement_mode(
+    connection: &mut PgConnection,
+    transaction_pooling: bool,
+) -> Result<StatementMode, sqlx::Error> {
+    let isolation = "SELECT current_setting('default_transaction_isolation')";
+    let isolation: String = connection.fetch_one(isolation).await?.try_get(0)?;
+    let wraps_statements = transaction_pooling || isolation != "read committed";
+    Ok(StatementMode { wraps_statements, names_statements: !transaction_pooling })
 }
 
 #[async_trait]
@@ -84,46 +195,28 @@ impl Database for PostgresStore {
 
     fn migrator(&self) -> Migrator {
         let mut migrator = sqlx::migrate!("migrations/postgres");
-        migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+        migrator.dangerous_set_table_name(migrations::TABLE);
         migrator
     }
 
     async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        let table = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(MIGRATIONS_TABLE);
-        if !table.fetch_one(&self.pool).await? {
-            return Ok(Vec::new());
-        }
-        let mut tx = self.pool.begin().await?;
-        let applied = tx.list_applied_migrations(MIGRATIONS_TABLE).await?;
-        tx.commit().await?;
-        Ok(applied)
+        migrations::applied(&self.pool).await
     }
 
     async fn migrate(&self) -> Result<(), MigrateError> {
-        let mut migrator = self.migrator();
-        let schema = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'myapi')";
-        if !sqlx::query_scalar(schema).fetch_one(&self.pool).await? {
-            // Only if the schema is missing: CREATE SCHEMA IF NOT EXISTS requires the privilege to
-            // create one even when it exists.
-            migrator.create_schema("myapi");
-        }
-        // A separate connection without `statement_timeout`, because sqlx's advisory lock and the
-        // creation of an index may take long. Closing it releases the lock even after a failure.
-        let options = self.pool.options().clone();
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
-        let result = migrator.run(&pool).await;
-        pool.close().await;
-        result
+        migrations::run(self.pool.options(), &self.migrator()).await
     }
 
     async fn listen_for_revocations(&self, wake: WakeFn) {
-        notify::run_listener(self.pool.options(), wake).await;
+        if let Some(options) = &self.listen_options {
+            notify::run_listener(options, &self.changes, wake).await;
+        }
     }
 
     async fn check_write(&self) -> Result<(), StoreError> {
         with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
-            (*tx).execute(CHECK_WRITE).await?;
+            tx.execute(CHECK_WRITE).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -181,9 +274,6 @@ const CHECK_WRITE: &str = "UPDATE myapi.sessions SET end_reason = end_reason WHE
 /// The check would be half of the cost of a refresh. If the server goes away within this time, one
 /// refresh fails.
 const IDLE_TRUST: Duration = Duration::from_secs(1);
-
-/// The table in which sqlx records applied migrations.
-const MIGRATIONS_TABLE: &str = "myapi._sqlx_migrations";
 
 /// Timeout of a transaction of a few rows. Longer than `statement_timeout`.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);

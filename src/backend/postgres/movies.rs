@@ -1,9 +1,9 @@
 //! Movies in PostgreSQL.
 
 use async_trait::async_trait;
-use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 
+use super::pool::Transaction;
 use super::{PostgresStore, is_valid_text, with_write_timeout};
 use crate::backend::sql::rows::MovieRow;
 use crate::backend::sql::{movie_columns, movie_order, push_movie_filter};
@@ -68,7 +68,7 @@ impl MovieStore for PostgresStore {
     }
 }
 
-async fn insert(tx: &mut PgConnection, details: &MovieDetails) -> Result<MovieId, StoreError> {
+async fn insert(tx: &mut Transaction, details: &MovieDetails) -> Result<MovieId, StoreError> {
     let query = sqlx::query_scalar::<_, i64>(INSERT)
         .bind(&details.title)
         .bind(details.title.to_lowercase())

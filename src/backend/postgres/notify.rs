@@ -11,7 +11,8 @@ use sqlx::Executor;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::{Instant, timeout};
 
-use super::pool::{Pool, SESSION_SETTINGS, with_timeout};
+use super::pool::{Pool, with_timeout};
+use super::server_changes::ServerChanges;
 use crate::services::store::ACQUIRE_TIMEOUT;
 
 /// Notifies the other replicas after a commit, if it has terminated sessions.
@@ -33,16 +34,30 @@ pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
 }
 
 /// Calls `wake` on every notification, and whenever notifications may have been missed. Never returns.
-pub(super) async fn run_listener(options: &PgConnectOptions, wake: impl Fn() + Send + Sync) {
+///
+/// Connects anew after one of `changes`: a former primary sends no notifications.
+pub(super) async fn run_listener(
+    options: &PgConnectOptions,
+    changes: &ServerChanges,
+    wake: impl Fn() + Send + Sync,
+) {
     let mut pause = MIN_PAUSE;
     loop {
         let started = Instant::now();
-        let Err(error) = listen(options, &wake).await;
-        if started.elapsed() > MAX_PAUSE {
+        let count = changes.count();
+        let failed = tokio::select! {
+            Err(error) = listen(options, &wake) => Some(error),
+            () = changes.more_than(count) => None,
+        };
+        if failed.is_none() || started.elapsed() > MAX_PAUSE {
             pause = MIN_PAUSE;
         }
-        log_failure(&error, pause);
-        tokio::time::sleep(pause).await;
+        if let Some(error) = failed {
+            log_failure(&error, pause);
+        }
+        // A server that changes all the time must not be connected to all the time.
+        tokio::time::sleep(MIN_PAUSE).await;
+        let _ = timeout(pause - MIN_PAUSE, changes.more_than(count)).await;
         pause = MAX_PAUSE.min(pause * 2);
     }
 }
@@ -74,9 +89,6 @@ async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> 
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .after_connect(|connection, _| {
-            Box::pin(async { connection.execute(SESSION_SETTINGS).await.map(drop) })
-        })
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     with_timeout(ACQUIRE_TIMEOUT, listener.listen(CHANNEL)).await?;

@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::postgres::PgArguments;
 use sqlx::query::QueryAs;
 use sqlx::{Postgres, QueryBuilder};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::notify::notify_replicas;
+use super::pool::Transaction;
 use super::{PostgresStore, audit, conflict, with_write_timeout};
 use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session};
 use crate::backend::sql::{
@@ -148,14 +149,14 @@ impl SessionStore for PostgresStore {
     }
 
     async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
-        let query = sqlx::query_as::<_, EndedRow>(LIST_ENDED_SINCE).bind(since.time);
-        let rows = query.fetch_all(&self.feed).await?;
-        let store_time = rows.first().ok_or(sqlx::Error::RowNotFound)?.0;
-        let ended =
-            rows.into_iter().filter_map(|(_, id, at, reason)| Some((id?, at?, reason.unwrap_or_default())));
+        let (rows, age) = self.feed.fetch(since.time).await?;
+        let store_time = rows.first().ok_or(sqlx::Error::RowNotFound)?.now;
+        let ended = rows
+            .into_iter()
+            .filter_map(|row| Some((row.id?, row.ended_at?, row.end_reason.unwrap_or_default())));
         let sessions = ended.map(ended_session).collect::<Result<_, _>>()?;
         // Ids of audit entries are not in the order of the commits.
-        Ok(EndedSessions { store_time, position: None, sessions })
+        Ok(EndedSessions { store_time, position: None, age, sessions })
     }
 
     async fn end_expired(
@@ -166,7 +167,13 @@ impl SessionStore for PostgresStore {
     ) -> Result<Option<SessionId>, StoreError> {
         let query = sqlx::query_scalar::<_, Uuid>(TERMINATE_EXPIRED);
         let query = query.bind(after.0).bind(i64::from(limit)).bind(now);
-        Ok(query.fetch_optional(&self.pool).await?.map(SessionId))
+        with_write_timeout(async {
+            let mut tx = self.pool.begin().await?;
+            let last = query.fetch_optional(&mut tx).await?;
+            tx.commit().await?;
+            Ok(last.map(SessionId))
+        })
+        .await
     }
 
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
@@ -184,7 +191,7 @@ impl SessionStore for PostgresStore {
 }
 
 /// Inserts the row unless the user may not sign in. Returns `true` if it was inserted.
-async fn insert(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<bool, StoreError> {
+async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, StoreError> {
     let session = new.session;
     let query = sqlx::query(INSERT)
         .bind(session.id.0)
@@ -213,7 +220,7 @@ async fn insert(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<bool, Sto
 }
 
 /// Terminates the session that the new one replaces, and the oldest ones beyond the user's limit.
-async fn evict_sessions(tx: &mut PgConnection, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
+async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
     let now = new.session.created_at;
     let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
         .bind(new.session.user_id.0)
@@ -259,7 +266,7 @@ fn advance_query<'q>(
 }
 
 async fn terminate(
-    tx: &mut PgConnection,
+    tx: &mut Transaction,
     id: SessionId,
     termination: &SessionTermination,
 ) -> Result<bool, StoreError> {
@@ -276,7 +283,7 @@ async fn terminate(
 }
 
 pub(super) async fn terminate_matching(
-    tx: &mut PgConnection,
+    tx: &mut Transaction,
     filter: &SessionFilter,
     termination: &SessionTermination,
     limit: Option<u32>,
@@ -286,7 +293,7 @@ pub(super) async fn terminate_matching(
 
 /// Terminates the sessions that meet the conditions that `push_conditions` adds.
 async fn terminate_where(
-    tx: &mut PgConnection,
+    tx: &mut Transaction,
     push_conditions: impl FnOnce(&mut QueryBuilder<Postgres>),
     termination: &SessionTermination,
     limit: Option<u32>,
@@ -311,14 +318,25 @@ async fn terminate_where(
 
 type Row = SessionRow<OffsetDateTime, i16>;
 
+/// A table of one row, for the FROM clause of a write that a crash may undo.
+///
+/// It turns `synchronous_commit` off until the end of the transaction, in the round trip of the write. The
+/// planner keeps it, since `set_config` is volatile.
+macro_rules! relaxed {
+    () => {
+        "(SELECT set_config('synchronous_commit', 'off', true)) AS relaxed"
+    };
+}
+
 /// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
 macro_rules! advance_sql {
     ($condition:literal) => {
         concat!(
             "UPDATE myapi.sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
              asked_by_issued_at = $7, key_number = $8, rotations = rotations + 1, \
-             idle_expires_at = least($9, absolute_expires_at), address = $10, user_agent = $11 \
-             WHERE id = $1 AND kind = $2 AND ended_at IS NULL \
+             idle_expires_at = least($9, absolute_expires_at), address = $10, user_agent = $11 FROM ",
+            relaxed!(),
+            " WHERE id = $1 AND kind = $2 AND ended_at IS NULL \
              AND idle_expires_at > $4 AND absolute_expires_at > $4 AND ",
             $condition,
             " RETURNING ",
@@ -353,14 +371,17 @@ const CATCH_UP: &str = advance_sql!("generation < $3");
 
 const FIND: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE id = $1");
 
-const CONFIRM: &str = "WITH unsettled AS (\
+const CONFIRM: &str = concat!(
+    "WITH unsettled AS (\
     SELECT session.id, used.token \
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
     JOIN myapi.sessions AS session ON session.id = used.session AND session.generation = used.generation \
     WHERE session.settled_by IS NULL AND session.ended_at IS NULL \
     ORDER BY session.id FOR UPDATE OF session) \
-    UPDATE myapi.sessions AS session SET settled_by = unsettled.token \
-    FROM unsettled WHERE session.id = unsettled.id";
+    UPDATE myapi.sessions AS session SET settled_by = unsettled.token FROM ",
+    relaxed!(),
+    ", unsettled WHERE session.id = unsettled.id"
+);
 
 const CONFIRMED_BY_OTHER: &str = concat!(
     "SELECT ",
@@ -371,7 +392,8 @@ const CONFIRMED_BY_OTHER: &str = concat!(
      AND used.token <> session.settled_by) ORDER BY id"
 );
 
-const RECORD_USES: &str = "WITH used AS (\
+const RECORD_USES: &str = concat!(
+    "WITH used AS (\
     SELECT id, sum(replays)::bigint AS replays, max(idle_expires_at) AS idle_expires_at \
     FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS uses (id, replays, idle_expires_at) \
     GROUP BY id), locked AS (\
@@ -381,8 +403,10 @@ const RECORD_USES: &str = "WITH used AS (\
     idle_expires_at = CASE WHEN session.ended_at IS NULL \
     AND session.idle_expires_at > $4 AND session.absolute_expires_at > $4 \
     THEN greatest(session.idle_expires_at, least(used.idle_expires_at, session.absolute_expires_at)) \
-    ELSE session.idle_expires_at END \
-    FROM used, locked WHERE session.id = locked.id AND used.id = session.id";
+    ELSE session.idle_expires_at END FROM ",
+    relaxed!(),
+    ", used, locked WHERE session.id = locked.id AND used.id = session.id"
+);
 
 /// The audit columns of a termination.
 macro_rules! audit_end_columns {
@@ -428,14 +452,6 @@ const LIST_LIVE: &str = concat!(
     " FROM myapi.sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
-
-/// The server's time, with each session or with nulls.
-type EndedRow = (OffsetDateTime, Option<Uuid>, Option<OffsetDateTime>, Option<String>);
-
-/// The time is from before the snapshot of the rows.
-const LIST_ENDED_SINCE: &str = "SELECT store.now, session.id, session.ended_at, session.end_reason \
-    FROM (SELECT statement_timestamp() AS now) AS store \
-    LEFT JOIN myapi.sessions AS session ON session.end_recorded_at >= $1";
 
 const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM myapi.sessions";
 

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use super::notify::notify_replicas;
+use super::pool::Transaction;
 use super::sessions::terminate_matching;
 use super::{PostgresStore, Statement, audit, conflict, is_valid_text, with_write_timeout};
 use crate::backend::sql::rows::UserRow;
@@ -110,7 +110,7 @@ impl PostgresStore {
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
-            let done = update.execute(&mut *tx).await?;
+            let done = update.execute(&mut tx).await?;
             if done.rows_affected() == 0 {
                 return Ok(None);
             }
@@ -124,7 +124,7 @@ impl PostgresStore {
     }
 }
 
-async fn insert(tx: &mut PgConnection, user: &User) -> Result<(), StoreError> {
+async fn insert(tx: &mut Transaction, user: &User) -> Result<(), StoreError> {
     let query = sqlx::query(INSERT)
         .bind(user.id.0)
         .bind(&user.email)

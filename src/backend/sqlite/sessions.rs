@@ -1,5 +1,7 @@
 //! Sessions in SQLite.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::query::QueryAs;
@@ -174,7 +176,7 @@ impl SessionStore for SqliteStore {
         let query = query.bind(micros(since.time)).bind(position);
         let rows = query.fetch_all(&self.readers).await?;
         let sessions = rows.into_iter().map(ended_session).collect::<Result<_, _>>()?;
-        Ok(EndedSessions { store_time, position: Some(latest), sessions })
+        Ok(EndedSessions { store_time, position: Some(latest), age: Duration::ZERO, sessions })
     }
 
     async fn end_expired(

@@ -1,7 +1,7 @@
 //! A TCP proxy in front of PostgreSQL that drops traffic or resets connections on demand.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 pub(crate) struct TcpChaosProxy {
     /// The `database.url` of the proxied database.
     pub(crate) url: String,
+    target: Arc<Mutex<Address>>,
     state: Arc<watch::Sender<State>>,
     accept_task: tokio::task::JoinHandle<()>,
 }
@@ -38,14 +39,19 @@ impl TcpChaosProxy {
     /// Starts a proxy in front of the database at `url`.
     pub(crate) async fn to(url: &str) -> Self {
         let server: PgConnectOptions = url.parse().unwrap();
-        let target = (server.get_host().to_owned(), server.get_port());
+        let target = Arc::new(Mutex::new(address_of(url)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         // Without TLS, so that the proxy can find LISTEN.
         let server = server.host("127.0.0.1").port(port).ssl_mode(PgSslMode::Disable);
         let state = Arc::new(watch::Sender::new(State::default()));
-        let accept_task = tokio::spawn(accept(listener, target, Arc::clone(&state)));
-        Self { url: server.to_url_lossy().to_string(), state, accept_task }
+        let accept_task = tokio::spawn(accept(listener, Arc::clone(&target), Arc::clone(&state)));
+        Self { url: server.to_url_lossy().to_string(), target, state, accept_task }
+    }
+
+    /// Leads new connections to the server at `url`, as a host name that has moved does.
+    pub(crate) fn move_to(&self, url: &str) {
+        *self.target.lock().unwrap() = address_of(url);
     }
 
     /// Drops all traffic and keeps connections open, as a network partition does.
@@ -92,7 +98,15 @@ impl Drop for TcpChaosProxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: (String, u16), state: Arc<watch::Sender<State>>) {
+/// Host and port.
+type Address = (String, u16);
+
+fn address_of(url: &str) -> Address {
+    let server: PgConnectOptions = url.parse().unwrap();
+    (server.get_host().to_owned(), server.get_port())
+}
+
+async fn accept(listener: TcpListener, target: Arc<Mutex<Address>>, state: Arc<watch::Sender<State>>) {
     while let Ok((client, _)) = listener.accept().await {
         let number = state.borrow().accepted + 1;
         state.send_modify(|state| state.accepted = number);
@@ -100,7 +114,7 @@ async fn accept(listener: TcpListener, target: (String, u16), state: Arc<watch::
             let _ = client.set_zero_linger();
             continue;
         }
-        let target = target.clone();
+        let target = target.lock().unwrap().clone();
         let mut state = state.subscribe();
         tokio::spawn(async move {
             if state.borrow().silent {
@@ -108,8 +122,10 @@ async fn accept(listener: TcpListener, target: (String, u16), state: Arc<watch::
                 let _ = state.wait_for(|state| number <= state.reset_up_to).await;
                 return;
             }
-            let server = TcpStream::connect((target.0.as_str(), target.1)).await.unwrap();
-            forward(client, server, number, state).await;
+            // A server that was stopped refuses.
+            if let Ok(server) = TcpStream::connect((target.0.as_str(), target.1)).await {
+                forward(client, server, number, state).await;
+            }
         });
     }
 }

@@ -15,6 +15,11 @@ pub(crate) struct TestDatabase {
 }
 
 impl TestDatabase {
+    /// Returns a database that was opened and migrated by the caller.
+    pub(crate) fn new(stores: Stores, location: DatabaseLocation) -> Self {
+        Self { stores, location }
+    }
+
     /// The `database.url`, empty for the in-memory store.
     pub(crate) fn url(&self) -> &str {
         &self.location.url
@@ -36,13 +41,20 @@ impl TestDatabase {
 /// The location of a database, which need not exist yet. The database is deleted when this is dropped.
 pub(crate) struct DatabaseLocation {
     pub(crate) url: String,
+    // Before the guard, which deletes the database.
+    _pooler: Option<Box<dyn Send>>,
     _guard: Option<Guard>,
 }
 
 impl DatabaseLocation {
+    /// Returns the location of the same database at another URL, for as long as `pooler` is there.
+    pub(crate) fn behind(self, url: &str, pooler: impl Send + 'static) -> Self {
+        Self { url: url.to_owned(), _pooler: Some(Box::new(pooler)), _guard: self._guard }
+    }
+
     /// Returns the location of a database that is not deleted.
     pub(crate) fn at(url: &str) -> Self {
-        Self { url: url.to_owned(), _guard: None }
+        Self { url: url.to_owned(), _pooler: None, _guard: None }
     }
 
     /// Opens the database without migrating it.
@@ -66,7 +78,7 @@ enum Guard {
 
 /// Returns the in-memory store.
 pub(crate) async fn memory() -> Option<TestDatabase> {
-    let location = DatabaseLocation { url: String::new(), _guard: None };
+    let location = DatabaseLocation::at("");
     Some(TestDatabase { stores: Stores::in_memory(), location })
 }
 
@@ -84,7 +96,7 @@ pub(crate) async fn postgres() -> Option<TestDatabase> {
 pub(crate) async fn sqlite_location() -> Option<DatabaseLocation> {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/sekisho.db", directory.path().display());
-    Some(DatabaseLocation { url, _guard: Some(Guard::Directory(directory)) })
+    Some(DatabaseLocation { url, _pooler: None, _guard: Some(Guard::Directory(directory)) })
 }
 
 /// Reports on standard error that the current test is skipped.
@@ -117,7 +129,11 @@ pub(crate) async fn postgres_location() -> Option<DatabaseLocation> {
     run(&server, &format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     let options: PgConnectOptions = server.parse().unwrap();
     let url = options.database(&name).to_url_lossy().to_string();
-    Some(DatabaseLocation { url, _guard: Some(Guard::Database(DropDatabase { server, name })) })
+    Some(DatabaseLocation {
+        url,
+        _pooler: None,
+        _guard: Some(Guard::Database(DropDatabase { server, name })),
+    })
 }
 
 struct DropDatabase {

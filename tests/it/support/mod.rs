@@ -12,6 +12,7 @@ pub(crate) mod http;
 pub(crate) mod iterations;
 pub(crate) mod log;
 pub(crate) mod paused_clock;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy_server;

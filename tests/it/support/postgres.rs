@@ -1,15 +1,17 @@
-//! A PostgreSQL server that a test starts and stops.
+//! A PostgreSQL server that a test starts, stops and promotes.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use sqlx::Connection;
 use tempfile::TempDir;
 
-use super::db::skip_test;
+use super::db::{run, skip_test};
 use super::front_proxy::free_address;
+use super::process::until;
 
 /// A running server, stopped when dropped.
 pub(crate) struct Server {
@@ -43,32 +45,67 @@ impl Server {
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
-        let is_root = std::fs::metadata(dir.path()).unwrap().uid() == 0;
-        let user = is_root.then(|| unprivileged_user().expect("a user that may run PostgreSQL"));
-        if let Some((user, group)) = user {
-            chown(dir.path(), Some(user), Some(group)).unwrap();
-        }
+        let user = unprivileged_owner(dir.path());
         let mut server = Self { url: String::new(), programs, dir, user, port: 0 };
         let initdb_args = ["-D", "data", "-U", "sekisho", "--auth=trust", "--locale=C.UTF-8", "--no-sync"];
         server.run("initdb", initdb_args).expect("initdb");
+        server.start_on_free_port();
+        Some(server)
+    }
+
+    /// Starts a standby that streams from this server. Blocks the thread meanwhile.
+    pub(crate) fn standby(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let user = unprivileged_owner(dir.path());
+        let mut standby = Self { url: String::new(), programs: self.programs.clone(), dir, user, port: 0 };
+        let port = self.port.to_string();
+        let source = ["-h", "127.0.0.1", "-p", port.as_str(), "-U", "sekisho"];
+        let target = ["-D", "data", "-R", "-X", "stream", "-c", "fast", "--no-sync"];
+        standby.run("pg_basebackup", source.into_iter().chain(target)).expect("pg_basebackup");
+        standby.start_on_free_port();
+        standby
+    }
+
+    /// Makes a standby the primary. Blocks the thread meanwhile.
+    pub(crate) fn promote(&self) {
+        self.run("pg_ctl", ["promote", "-w", "-D", "data"]).expect("pg_ctl promote");
+    }
+
+    /// Changes a setting while the server runs. New connections have it from here on, and present ones soon.
+    pub(crate) async fn alter(&self, setting: &str, value: &str) {
+        run(&self.url, &format!("ALTER SYSTEM SET {setting} = '{value}'")).await;
+        run(&self.url, "SELECT pg_reload_conf()").await;
+        let is_set = async || {
+            let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+            let current = sqlx::query_scalar::<_, String>("SELECT current_setting($1)").bind(setting);
+            (current.fetch_one(&mut connection).await.unwrap() == value).then_some(())
+        };
+        until(setting, is_set).await;
+    }
+
+    fn start_on_free_port(&mut self) {
         // Another program may take the port first.
         let started = (0..10).any(|_| {
-            server.port = free_address().port();
-            server.try_start().is_ok()
+            self.port = free_address().port();
+            self.try_start().is_ok()
         });
-        assert!(started, "PostgreSQL does not start: {}", server.log());
-        server.url = format!("postgres://sekisho@127.0.0.1:{}/postgres", server.port);
-        Some(server)
+        assert!(started, "PostgreSQL does not start: {}", self.log());
+        self.url = format!("postgres://sekisho@127.0.0.1:{}/postgres", self.port);
     }
 
     /// Stops and starts the server. Blocks the thread meanwhile.
     pub(crate) fn restart(&self, mode: Stop) {
+        self.stop(mode);
+        self.try_start().unwrap_or_else(|error| panic!("{error}{}", self.log()));
+    }
+
+    /// Stops the server. Blocks the thread meanwhile.
+    pub(crate) fn stop(&self, mode: Stop) {
         let mode = match mode {
             Stop::Fast => "fast",
             Stop::Immediate => "immediate",
         };
         self.run("pg_ctl", ["stop", "-w", "-D", "data", "-m", mode]).expect("pg_ctl stop");
-        self.try_start().unwrap_or_else(|error| panic!("{error}{}", self.log()));
     }
 
     fn try_start(&self) -> Result<(), String> {
@@ -96,7 +133,7 @@ impl Server {
         if status.success() { Ok(()) } else { Err(format!("{program}: {}", output())) }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 }
@@ -114,7 +151,20 @@ fn programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     folders.extend(versions.map(|version| version.path().join("bin")));
     let has_both = |folder: &PathBuf| ["initdb", "pg_ctl"].iter().all(|name| folder.join(name).exists());
-    folders.into_iter().find(has_both)
+    let initdb = folders.into_iter().find(has_both)?.join("initdb");
+    // Links elsewhere may be only to some of the programs.
+    Some(initdb.canonicalize().ok()?.parent()?.to_owned())
+}
+
+/// Returns `None` if an unprivileged user owns a directory. Gives one of root's to such a user, and returns
+/// its ids.
+pub(crate) fn unprivileged_owner(dir: &Path) -> Option<(u32, u32)> {
+    let is_root = std::fs::metadata(dir).unwrap().uid() == 0;
+    let user = is_root.then(|| unprivileged_user().expect("a user that may run PostgreSQL"));
+    if let Some((user, group)) = user {
+        chown(dir, Some(user), Some(group)).unwrap();
+    }
+    user
 }
 
 /// Returns the user and group ids of an unprivileged user.
