@@ -43,7 +43,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`identity`], [`session_event`], [`request_context`], [`client_info`] | the terms that all modules share |
+//! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`] | the terms that all modules share |
 //! | [`models`] | sessions, users, audit entries, movies |
 //! | [`layer`] | the tower layer: cookies, verification, refresh |
 //! | [`services`] | tokens, rotation, sign-in, users, and the traits of the stores |
@@ -85,6 +85,7 @@
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 pub mod client_info;
+pub mod client_share;
 pub mod clock;
 mod http_headers;
 pub mod identity;

@@ -56,7 +56,7 @@ impl Problem {
     }
 
     /// Converts the problem into a response with `Cache-Control: no-store`, and with `Retry-After: 1` if
-    /// its status is 503.
+    /// its status is 429 or 503.
     #[must_use]
     pub fn into_response<B: From<String>>(self) -> Response<B> {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -65,7 +65,7 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(Self::CONTENT_TYPE));
         headers.insert(CACHE_CONTROL, NO_STORE);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -10,6 +10,7 @@ use futures_util::future::Either;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri};
 
+use crate::client_share::ClientShare;
 use crate::identity::{Identity, SessionId};
 
 tokio::task_local! {
@@ -41,6 +42,9 @@ struct Inner {
     target: Option<PathAndQuery>,
     client: Option<IpAddr>,
     user: OnceLock<(Arc<str>, SessionId)>,
+    client_share: OnceLock<ClientShare>,
+    /// Replaces `client_share` for a request with a valid session.
+    user_share: OnceLock<ClientShare>,
     upstream: OnceLock<Authority>,
     route: AtomicU32,
 }
@@ -55,6 +59,8 @@ impl RequestContext {
             target: target.path_and_query().cloned(),
             client,
             user: OnceLock::new(),
+            client_share: OnceLock::new(),
+            user_share: OnceLock::new(),
             upstream: OnceLock::new(),
             route: AtomicU32::new(NO_ROUTE),
         }))
@@ -84,6 +90,26 @@ impl RequestContext {
     /// Records the user and session. The first call wins.
     pub fn set_identity(&self, identity: &Identity) {
         let _ = self.0.user.set((Arc::clone(&identity.subject), identity.session));
+    }
+
+    /// Records the request's part in the numbers of its client, which ends with the context. The first call wins.
+    pub fn set_client_share(&self, share: ClientShare) {
+        let _ = self.0.client_share.set(share);
+    }
+
+    /// Records the request's part in the numbers of its user, which replaces that of the client. The first call wins.
+    pub fn set_user_share(&self, share: ClientShare) {
+        if self.0.user_share.set(share).is_ok()
+            && let Some(share) = self.0.client_share.get()
+        {
+            share.end();
+        }
+    }
+
+    /// Returns the request's part in the numbers of its user or client, if it is counted.
+    #[must_use]
+    pub fn share(&self) -> Option<&ClientShare> {
+        self.0.user_share.get().or_else(|| self.0.client_share.get())
     }
 
     /// Records the upstream that the request was sent to. The first call wins.

@@ -12,6 +12,7 @@ use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
 use crate::layer::{Reject401, SilentRefreshLayer};
 use crate::routers::{AuthState, auth, docs, jwks, movies, security_headers, token, with_fallbacks};
+use crate::server::ClientShares;
 use crate::services::movies::Movies;
 use crate::services::token::Tokens;
 use crate::telemetry::metrics::HttpMetrics;
@@ -37,6 +38,7 @@ pub(super) fn login_paths(server: &config::Server) -> Vec<String> {
 pub(super) fn router(
     server: &config::Server,
     session: &SilentRefreshLayer<Tokens>,
+    shares: ClientShares,
     state: AuthState,
     movies: Movies,
 ) -> Router {
@@ -44,7 +46,7 @@ pub(super) fn router(
         .layer(session.clone().with_on_reject(Reject401))
         // Inside the session layer, so that a panicking handler does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
-        .layer(layer_fn(IdentityRecorder));
+        .layer(layer_fn(move |inner| IdentityRecorder::new(inner, shares.clone())));
     let mut api = OpenApiRouter::new();
     if server.has(BuiltinRoutes::Auth) {
         let auth = auth::public().merge(auth::signed_in().layer(session_required.clone()));

@@ -12,6 +12,7 @@ use http::{HeaderMap, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::admission::Admission;
 use super::proxy_stacks::{OnReject, ProxyStacks, WithSession};
 use super::shared_runtime::SharedRuntime;
 use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
@@ -30,6 +31,8 @@ pub(super) struct Dispatcher(Arc<DispatcherInner>);
 
 /// The destinations of a [`Dispatcher`].
 pub(super) struct DispatcherInner {
+    /// Counts each request for its client.
+    pub(super) admission: Admission,
     /// Runs the built-in router and the fallback.
     pub(super) shared_runtime: SharedRuntime,
     /// The path prefixes of the built-in router, each with its route number in the metrics.
@@ -73,19 +76,26 @@ impl Service<Request<Body>> for Dispatcher {
 
     fn call(&mut self, mut request: Request<Body>) -> DispatchFuture {
         let inner = &*self.0;
-        match inner.resolve(request.uri(), request.headers()) {
-            Destination::Router(router, number) => {
-                record_route(number);
+        let destination = inner.resolve(request.uri(), request.headers());
+        if let Some(number) = destination.route_number() {
+            RequestContext::with_current(|context| context.set_route(number));
+        }
+        if let Some(rejection) = inner.admission.begin(&mut request) {
+            return DispatchFuture::ready(rejection);
+        }
+        match destination {
+            Destination::Router(router, _) => {
                 let response = router.clone().call(request);
                 DispatchFuture::Router { future: Box::pin(inner.shared_runtime.clone().run_on(response)) }
             }
-            Destination::Proxy(_, _, number) if request.extensions().get::<InReserve>().is_some() => {
+            Destination::Proxy(auth, route, _) => {
                 // The reserve is for the built-in router: sign-in, sign-out and sessions.
-                record_route(number);
-                DispatchFuture::ready(overloaded_response())
-            }
-            Destination::Proxy(auth, route, number) => {
-                record_route(number);
+                if request.extensions().get::<InReserve>().is_some() {
+                    return DispatchFuture::ready(overloaded_response());
+                }
+                if let Some(rejection) = inner.admission.check_route(&route) {
+                    return DispatchFuture::ready(rejection);
+                }
                 request.extensions_mut().insert(route);
                 let ProxyStacks { required, optional, open, .. } = &inner.proxies;
                 match auth {
@@ -98,17 +108,22 @@ impl Service<Request<Body>> for Dispatcher {
                     }
                 }
             }
-            Destination::CrossSiteUpgrade(number) => {
-                record_route(number);
-                DispatchFuture::ready(cross_site_upgrade_response())
-            }
+            Destination::CrossSiteUpgrade(_) => DispatchFuture::ready(cross_site_upgrade_response()),
             Destination::None(error) => DispatchFuture::ready(error.into_response()),
         }
     }
 }
 
-fn record_route(number: u32) {
-    RequestContext::with_current(|context| context.set_route(number));
+impl Destination<'_> {
+    /// Returns the number of the route in the metrics.
+    fn route_number(&self) -> Option<u32> {
+        match self {
+            Self::Router(_, number) | Self::Proxy(_, _, number) | Self::CrossSiteUpgrade(number) => {
+                Some(*number)
+            }
+            Self::None(_) => None,
+        }
+    }
 }
 
 impl DispatcherInner {

@@ -15,6 +15,7 @@ use axum::routing::future::RouteFuture;
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder, service_fn};
 
+use super::admission::{Admission, limit_clients};
 use super::catch_panic::CatchPanic;
 use super::client_address::TrustedProxies;
 use super::cors_csrf::csrf_layer;
@@ -91,6 +92,7 @@ impl ForwardAuthStack {
         trusted_origins: &[&Origin],
         upgrade_origin: Arc<WebSocketOriginCheck>,
         recorder: &RecorderConfig,
+        admission: Admission,
     ) -> Result<Router, AppError> {
         let original_request = OriginalRequestState {
             path: Arc::clone(&self.path),
@@ -99,6 +101,7 @@ impl ForwardAuthStack {
         };
         let route = recorder.metrics.route("builtin:verify");
         let recorder = recorder.clone();
+        let shares = admission.shares().clone();
         let cookies = Arc::clone(&self.cookies);
         let reserved_cookies = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
         let stack = ServiceBuilder::new()
@@ -107,6 +110,7 @@ impl ForwardAuthStack {
             // From here to the session layer: the layers of the public stack, without CORS.
             .layer(layer_fn(move |inner| RequestRecorder::new(inner, recorder.clone())))
             .map_request(move |request| record_route(route, request))
+            .layer(from_fn_with_state(Arc::new(admission), limit_clients))
             .layer(from_fn_with_state(upgrade_origin, reject_cross_origin_websocket))
             .layer(csrf_layer(trusted_origins, Arc::clone(&self.cookies))?)
             // Outside the session layer, which sets the cookies.
@@ -114,7 +118,7 @@ impl ForwardAuthStack {
             .layer(self.session.clone().with_on_reject(Reject401))
             // Inside the session layer, so that a panic does not lose the new cookies.
             .layer(layer_fn(CatchPanic))
-            .layer(layer_fn(IdentityRecorder))
+            .layer(layer_fn(move |inner| IdentityRecorder::new(inner, shares.clone())))
             // No `Router`, which would drop the body of a response to HEAD: the original method.
             .service(service_fn(move |request| {
                 ready(Ok::<_, Infallible>(respond(&reserved_cookies, request)))

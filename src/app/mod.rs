@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `stack.rs` | the public stack, outermost layer first |
 //! | `dispatcher.rs` | the choice between built-in router and proxy |
+//! | `admission.rs` | the shares of clients and routes in the limits of the server |
 //! | `proxy_stacks.rs` | the proxy behind the session layer |
 //! | `builtin.rs`, `routes.rs` | the endpoints of `server.builtin`, and the routes to upstreams |
 //! | `forward_auth.rs` | the stack behind `verify.listen` |
 //! | `reload.rs` | replaces the stacks when the configuration changes |
 //! | `lifecycle.rs` | start and stop: checks, background tasks |
 
+mod admission;
 mod body_deadline;
 mod builtin;
 mod catch_panic;
@@ -56,6 +58,7 @@ use crate::proxy::{LongLivedStreams, Proxy, ReservedCookies, Routes};
 use crate::routers::health::ShutdownFlag;
 pub use crate::routers::pages::DemoCredentials;
 use crate::routers::{AuthState, health, pages, with_fallbacks};
+use crate::server::ClientShares;
 use crate::services::auth::Auth;
 use crate::services::jwt::{AccessTokens, JwtSettings};
 use crate::services::keys::SharedKeys;
@@ -101,6 +104,8 @@ pub struct App {
     pub tokens: Tokens,
     /// The users.
     pub users: Users,
+    /// The shares of clients in the limits of `server.listen`.
+    pub shares: ClientShares,
     /// The open WebSockets and event streams.
     pub streams: LongLivedStreams,
     stacks: Arc<ReloadableStacks>,
@@ -136,9 +141,10 @@ impl App {
         let proxy = Proxy::new(reserved, streams.clone())
             .with_upstream_tokens(Arc::new(tokens.clone()))
             .with_session_uses(Arc::new(tokens.clone()));
-        let proxies = ProxyStacks::new(session.clone(), proxy);
+        let shares = ClientShares::new(&config.server.limits);
+        let proxies = ProxyStacks::new(session.clone(), shares.clone(), proxy);
         let state = AuthState { auth, cookies, clock };
-        let builder = stack_builder(&dependencies, &session, state);
+        let builder = stack_builder(&dependencies, &session, &shares, state);
         let reloadable = builder.prepare(config, &Routes::default())?;
         let stacks = ReloadableStacks::new(builder, reloadable);
         let metrics = metrics_renderer(dependencies.metrics, dependencies.telemetry);
@@ -151,6 +157,7 @@ impl App {
             forward_auth: stacks.forward_auth(),
             tokens,
             users,
+            shares,
             streams,
             stacks,
             shutdown,
@@ -189,6 +196,7 @@ impl App {
 fn stack_builder(
     dependencies: &AppDependencies<'_>,
     session: &SilentRefreshLayer<Tokens>,
+    shares: &ClientShares,
     state: AuthState,
 ) -> StackBuilder {
     let config = dependencies.config;
@@ -200,13 +208,15 @@ fn stack_builder(
     let movies = Movies::new(Arc::clone(&dependencies.stores.movies));
     let public_origin = dependencies.public_origin.clone();
     StackBuilder {
+        shares: shares.clone(),
+        tokens: state.auth.tokens().clone(),
         shared_runtime: SharedRuntime::current(),
         builtin_paths: builtin::paths(&config.server, &metrics),
         fallback,
         cookies: Arc::clone(&state.cookies),
         login_paths: builtin::login_paths(&config.server),
         forward_auth: ForwardAuthStack::new(config, session, &state.cookies),
-        builtin: builtin::router(&config.server, session, state, movies),
+        builtin: builtin::router(&config.server, session, shares.clone(), state, movies),
         recorder: RecorderConfig {
             trusted_proxies: TrustedProxies::default(),
             default_host: authority(&public_origin),

@@ -9,6 +9,7 @@ use super::catch_panic::CatchPanic;
 use super::request_recorder::IdentityRecorder;
 use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
 use crate::proxy::Proxy;
+use crate::server::ClientShares;
 use crate::services::token::Tokens;
 
 /// A service behind the session layer. `R` decides about requests without a valid session.
@@ -21,6 +22,7 @@ pub(super) type OnReject = fn(&Rejection) -> Option<Response<Body>>;
 #[derive(Clone)]
 pub(super) struct ProxyStacks {
     session: SilentRefreshLayer<Tokens>,
+    shares: ClientShares,
     /// `auth = "required"`: 401 without a session.
     pub(super) required: WithSession<Reject401>,
     /// `auth = "optional"`: forwards requests without a session as anonymous ones.
@@ -30,29 +32,36 @@ pub(super) struct ProxyStacks {
 }
 
 impl ProxyStacks {
-    pub(super) fn new(session: SilentRefreshLayer<Tokens>, proxy: Proxy) -> Self {
+    pub(super) fn new(session: SilentRefreshLayer<Tokens>, shares: ClientShares, proxy: Proxy) -> Self {
         let allow_anonymous = allow_anonymous as OnReject;
+        let required = session.clone().with_on_reject(Reject401);
+        let optional = session.clone().with_on_reject(allow_anonymous);
         Self {
-            required: with_session(session.clone().with_on_reject(Reject401), proxy.clone()),
-            optional: with_session(session.clone().with_on_reject(allow_anonymous), proxy.clone()),
+            required: with_session(required, shares.clone(), proxy.clone()),
+            optional: with_session(optional, shares.clone(), proxy.clone()),
             open: proxy,
             session,
+            shares,
         }
     }
 
     /// Returns the same stacks with their own connections to upstreams.
     pub(super) fn for_thread(&self) -> Self {
-        Self::new(self.session.clone(), self.open.with_own_connections())
+        Self::new(self.session.clone(), self.shares.clone(), self.open.with_own_connections())
     }
 }
 
-fn with_session<R: Clone, S>(session: SilentRefreshLayer<Tokens, R>, service: S) -> WithSession<R, S> {
+fn with_session<R: Clone, S>(
+    session: SilentRefreshLayer<Tokens, R>,
+    shares: ClientShares,
+    service: S,
+) -> WithSession<R, S> {
     ServiceBuilder::new()
         // Verifies the access token, and refreshes the session if necessary.
         .layer(session)
         // Inside the session layer, so that a panic does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
-        .layer(layer_fn(IdentityRecorder))
+        .layer(layer_fn(move |inner| IdentityRecorder::new(inner, shares.clone())))
         .service(service)
 }
 
@@ -75,6 +84,7 @@ mod tests {
     use crate::clock::{Clock, ManualClock};
     use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
     use crate::models::user::UserId;
+    use crate::server::ServerLimits;
     use crate::services::jwt::AccessTokens;
     use crate::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
     use crate::services::memory::MemoryStore;
@@ -102,7 +112,10 @@ mod tests {
         let session = SilentRefreshLayer::new(Arc::new(tokens), CookiePolicy::default());
         let panics = service_fn(|_| async { panic!("on purpose") });
         let request = Request::get("/").header(COOKIE, cookie).body(Body::empty()).expect("a request");
-        let response = with_session(session, panics).oneshot(request).await.expect("infallible");
+        let response = with_session(session, ClientShares::new(&ServerLimits::default()), panics)
+            .oneshot(request)
+            .await
+            .expect("infallible");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[SESSION_EVENT_HEADER], "rotated");
         assert_eq!(response.headers().get_all(SET_COOKIE).iter().count(), 2);

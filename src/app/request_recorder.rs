@@ -10,25 +10,28 @@
 //! off costs nothing.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody};
+use futures_util::future::Either;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::admission::begin_for_user;
 use super::catch_panic::{CatchPanicFuture, catch_panic};
 use super::client_address::{TrustedProxies, resolve_client};
 use crate::clock::Clock;
 use crate::http_headers::{SESSION_EVENT_HEADER, X_REQUEST_ID};
 use crate::identity::Identity;
 use crate::request_context::{RequestContext, Scoped};
+use crate::server::{ClientShares, InReserve};
 use crate::session_event::SessionEvent;
 use crate::telemetry::metrics::{HttpMetrics, RouteMetricsTable};
 use crate::telemetry::{AccessLogEntry, CLIENT_CLOSED_REQUEST, Telemetry, TraceContext, ids};
@@ -155,6 +158,9 @@ impl RequestRecord {
 
     /// Records the response head, and wraps the body to record its end.
     fn on_response(mut self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(share) = self.context.share() {
+            share.end_in_flight();
+        }
         // Replaces an upstream's request id, which is not in the gateway's log.
         response.headers_mut().insert(X_REQUEST_ID, request_id_header(&self.context));
         let status = response.status();
@@ -265,26 +271,45 @@ impl HttpBody for RecordedBody {
     }
 }
 
-/// Records the user of a request in its context, for log lines and the access log entry.
+/// Records the user of a request in its context, for log lines and the access log entry, and counts the request for
+/// its user. Rejects a request whose user has too many.
 ///
 /// Placed inside the session layer, which adds the [`Identity`] to the request's extensions.
 #[derive(Clone)]
-pub(super) struct IdentityRecorder<S>(pub(super) S);
+pub(super) struct IdentityRecorder<S> {
+    inner: S,
+    /// Shared with the clones for the requests of a thread, not with other threads.
+    shares: Arc<ClientShares>,
+}
 
-impl<S: Service<Request<Body>>> Service<Request<Body>> for IdentityRecorder<S> {
-    type Response = S::Response;
+impl<S> IdentityRecorder<S> {
+    pub(super) fn new(inner: S, shares: ClientShares) -> Self {
+        Self { inner, shares: Arc::new(shares) }
+    }
+}
+
+impl<S> Service<Request<Body>> for IdentityRecorder<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = S::Future;
+    /// The response of a rejected request is boxed, because it is rare.
+    type Future = Either<S::Future, Pin<Box<Ready<Result<Response<Body>, S::Error>>>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> S::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         if let Some(identity) = request.extensions().get::<Identity>() {
             RequestContext::with_current(|context| context.set_identity(identity));
+            let is_in_reserve = request.extensions().get::<InReserve>().is_some();
+            if let Some(rejection) = begin_for_user(&self.shares, identity, is_in_reserve) {
+                return Either::Right(Box::pin(ready(Ok(rejection))));
+            }
         }
-        self.0.call(request)
+        Either::Left(self.inner.call(request))
     }
 }
 

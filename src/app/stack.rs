@@ -6,6 +6,7 @@ use axum::Router;
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 
+use super::admission::Admission;
 use super::client_address::TrustedProxies;
 use super::cors_csrf::{CorsCsrf, CorsCsrfLayer};
 use super::dispatcher::{Dispatcher, DispatcherInner};
@@ -19,12 +20,18 @@ use super::upgrade_origin::WebSocketOriginCheck;
 use crate::config::{Config, Origin, PathPrefix, RouteAuth};
 use crate::layer::CookiePolicy;
 use crate::proxy::Routes;
+use crate::server::ClientShares;
+use crate::services::token::Tokens;
 
 /// The service behind `server.listen`: see [`StackBuilder::build_stack`].
 pub(super) type PublicStack = RequestRecorder<CorsCsrf<Dispatcher>>;
 
 /// The parts of the stacks that last as long as the process.
 pub(super) struct StackBuilder {
+    /// The shares of clients.
+    pub(super) shares: ClientShares,
+    /// Verifies the tokens of a request whose address has too many.
+    pub(super) tokens: Tokens,
     /// Runs the built-in router.
     pub(super) shared_runtime: SharedRuntime,
     /// The path prefixes of the built-in router, each with its route number in the metrics.
@@ -67,6 +74,7 @@ impl StackBuilder {
             // By path: the built-in router on the shared runtime, or the proxy on this thread. The session
             // layer is inside, because routes differ in whether they require a session: see `ProxyStacks`.
             .service(Dispatcher::new(DispatcherInner {
+                admission: self.admission(config.recorder.trusted_proxies.clone()),
                 shared_runtime: self.shared_runtime.clone(),
                 builtin_paths: self.builtin_paths.clone(),
                 builtin: self.builtin.clone(),
@@ -85,7 +93,10 @@ impl StackBuilder {
         let upgrade_origin = Arc::new(WebSocketOriginCheck::new(Arc::clone(&self.cookies), &trusted_origins));
         let recorder = self.recorder_config(config);
         let forward_auth = match &self.forward_auth {
-            Some(stack) => Some(stack.build(&trusted_origins, Arc::clone(&upgrade_origin), &recorder)?),
+            Some(stack) => {
+                let admission = self.admission(recorder.trusted_proxies.clone());
+                Some(stack.build(&trusted_origins, Arc::clone(&upgrade_origin), &recorder, admission)?)
+            }
             None => None,
         };
         let route_auth = config.routes.iter().map(|route| {
@@ -105,6 +116,10 @@ impl StackBuilder {
             recorder,
             forward_auth,
         })
+    }
+
+    fn admission(&self, trusted_proxies: TrustedProxies) -> Admission {
+        Admission::new(self.shares.clone(), trusted_proxies, Arc::clone(&self.cookies), self.tokens.clone())
     }
 
     fn recorder_config(&self, config: &Config) -> RecorderConfig {

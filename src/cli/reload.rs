@@ -177,6 +177,7 @@ impl Reloader<'_> {
         bootstrap::check_file_limit(config);
         self.app.apply(prepared);
         self.threads.set_limits(config.server.limits);
+        self.app.shares.set_limits(&config.server.limits);
         self.threads.set_exempt_peers(config.server.trusted_proxies.clone());
         self.limits.send_replace(verify_limits(config.server.limits));
         self.drain_delay = config.server.drain_delay;

@@ -94,6 +94,9 @@ pub(super) async fn serve(
     let server = RunningServer::start(config, &resources, &origin, log, sample).await?;
     bootstrap::check_file_limit(config);
     let threads = start_worker_threads(config)?;
+    if let Some(free) = threads.free_places() {
+        server.running.app.shares.set_free_places(free);
+    }
     listeners.log_addresses(&origin)?;
     ready(origin.as_str())?;
     let Listeners { public, admin, verify } = listeners;

@@ -54,11 +54,15 @@ impl Tls {
 pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result<ServerLimits, ConfigError> {
     let count = |key: &str, range| settings.required(key, settings.integer(key, range));
     let duration = |key: &str| settings.required(key, settings.duration(key, Duration::from_millis(100)));
+    let in_flight = count("server.max_in_flight", 1..=1_000_000)? as usize;
+    let in_flight_per_client = settings.integer("server.max_in_flight_per_client", 1..=1_000_000)?;
     let limits = ServerLimits {
         connections: count("server.max_connections", 1..=1_000_000)? as usize,
         connections_per_client: count("server.max_connections_per_client", 1..=1_000_000)? as usize,
         streams: count("server.max_streams", 1..=10_000)?,
-        in_flight: count("server.max_in_flight", 1..=1_000_000)? as usize,
+        in_flight,
+        in_flight_per_client: in_flight_per_client.map_or((in_flight / 10).max(1), |max| max as usize),
+        open_per_client: count("server.max_open_per_client", 1..=1_000_000)? as usize,
         header_bytes: size(settings, "server.max_header_bytes", 8 * 1024)?,
         header_fields: count("server.max_header_fields", 10..=10_000)? as usize,
         uri_bytes: size(settings, "server.max_uri", 256)?,

@@ -13,6 +13,8 @@ pub const RELOADED: &[&str] = &[
     "server.max_connections_per_client",
     "server.max_streams",
     "server.max_in_flight",
+    "server.max_in_flight_per_client",
+    "server.max_open_per_client",
     "server.max_header_bytes",
     "server.max_header_fields",
     "server.max_uri",

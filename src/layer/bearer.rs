@@ -5,7 +5,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 /// Returns the bearer token of a request (RFC 6750 section 2.1).
 ///
 /// `None` if there is no `Authorization` or it has another scheme. `Some(None)` if the token is malformed.
-pub(super) fn from_headers(headers: &HeaderMap) -> Option<Option<&str>> {
+pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Option<&str>> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = lines.next()?.as_bytes();
     if lines.next().is_some() {

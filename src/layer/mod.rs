@@ -230,6 +230,8 @@ mod service;
 mod settings;
 mod token;
 
+#[cfg(feature = "server")]
+pub(crate) use self::bearer::from_headers as bearer_token;
 pub use self::cookies::{
     CookiePolicy, CookiePolicyError, CookieValue, DuplicateCookie, IllegalToken, SameSite, SessionCookies,
 };

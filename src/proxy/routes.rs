@@ -98,6 +98,12 @@ impl MatchedRoute {
         self.0.index
     }
 
+    /// Returns the number of requests of the route that wait for the start of their response.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.upstreams.waiting()
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.0
     }

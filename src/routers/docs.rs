@@ -10,11 +10,14 @@ use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::tag::Tag;
-use utoipa::openapi::{Components, Info, License, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{
+    Components, Content, Info, License, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, ResponseBuilder,
+};
 use utoipa_swagger_ui::Config;
 
 use super::assets::Asset;
 use super::security_headers;
+use crate::problem::Problem;
 
 /// Completes the OpenAPI document of `routes` with its title, tags and security schemes.
 #[must_use]
@@ -28,7 +31,22 @@ pub fn openapi(routes: OpenApi) -> OpenApi {
     let openapi = OpenApiBuilder::new().info(info).tags(Some(tags)).components(Some(security_schemes()));
     let mut openapi = openapi.build();
     openapi.merge(routes);
+    add_client_busy(&mut openapi);
     openapi
+}
+
+/// Adds the response to a client with too many requests, which every operation can have.
+fn add_client_busy(openapi: &mut OpenApi) {
+    let response = ResponseBuilder::new()
+        .description("The client has too many requests in progress: `client_busy`.")
+        .content(Problem::CONTENT_TYPE, Content::new(Some(Ref::from_schema_name("Problem"))))
+        .build();
+    for PathItem { get, put, post, delete, patch, .. } in openapi.paths.paths.values_mut() {
+        for operation in [get, put, post, delete, patch].into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            responses.insert("429".to_owned(), RefOr::T(response.clone()));
+        }
+    }
 }
 
 /// Creates the routes for `/openapi.json` and `/docs`.

@@ -10,12 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::admission::ConnectionRefused;
+use super::admission::{self, Client, ConnectionRefused, Holder, Limit};
 use super::connection::serve_connection;
 use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
 use super::http_service::HttpService;
 use super::reject::RejectReason;
 use super::tls::Certificate;
+use crate::client_info::client_network;
 
 /// Accept loop of one worker thread.
 pub(super) struct Acceptor<S> {
@@ -84,7 +85,7 @@ impl<S: HttpService> Acceptor<S> {
         let thread = self.group.select_thread();
         let permit = match self.group.registries[thread].try_acquire(peer.ip()) {
             Ok(permit) => permit,
-            Err(refused) => return reject(stream, refused, self.certificate.is_some()),
+            Err(refused) => return reject(stream, peer, refused, self.certificate.is_some()),
         };
         match self.group.senders.get(thread).filter(|_| thread != self.group.index) {
             Some(sender) => transfer(sender, stream, peer, permit),
@@ -151,8 +152,14 @@ fn transfer(
 /// Rejects a connection over a limit: with a 503 response, or by closing it over TLS and if its client has too many.
 ///
 /// A response over TLS would need a handshake, which is too expensive under overload.
-fn reject(mut stream: TcpStream, refused: ConnectionRefused, is_tls: bool) {
-    metrics::counter!("sekisho_connections_refused_total").increment(1);
+fn reject(mut stream: TcpStream, peer: SocketAddr, refused: ConnectionRefused, is_tls: bool) {
+    match refused {
+        ConnectionRefused::All => admission::record(Limit::Connections),
+        ConnectionRefused::Client => {
+            let client = || Holder::Client(Client::Address(client_network(peer.ip())));
+            admission::record_share(Limit::ClientConnections, client);
+        }
+    }
     if is_tls || refused == ConnectionRefused::Client {
         return;
     }

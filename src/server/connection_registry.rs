@@ -11,7 +11,7 @@ use metrics::Gauge;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::admission::{ConnectionPlace, ConnectionRefused, ThreadAdmission};
+use super::admission::{ConnectionPlace, ConnectionRefused, ThreadAdmission, flush_report};
 use super::connection_state::{CloseMode, ConnectionState, Phase, StateSnapshot};
 use super::http_builders::HttpBuilders;
 use super::limits::ServerLimits;
@@ -130,6 +130,8 @@ impl ConnectionRegistry {
             tokio::time::sleep(interval).await;
             let Some(registry) = registry.upgrade() else { return };
             registry.check_timeouts(Instant::now());
+            registry.admission.record_gauges();
+            flush_report();
         }
     }
 

@@ -1,6 +1,11 @@
 //! Values that the server inserts into the extensions of every request.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::request_place::RequestPlace;
+use crate::request_context::RequestContext;
 
 /// Address of the client's end of the TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,3 +24,23 @@ pub struct TlsConnection;
 /// [`overloaded_response`]: super::overloaded_response
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InReserve;
+
+/// The place of a request with a body, which is suspended while the service waits for the body.
+///
+/// A service that counts the requests of each client should [attach](Self::attach) the request's context, so that the
+/// request's [share](RequestContext::share) is suspended too.
+#[derive(Clone)]
+pub struct BodyPlace(pub(super) Arc<RequestPlace>);
+
+impl BodyPlace {
+    /// Suspends the share in `request` together with the place. The first call wins.
+    pub fn attach(&self, request: RequestContext) {
+        self.0.attach(request);
+    }
+}
+
+impl fmt::Debug for BodyPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyPlace").finish_non_exhaustive()
+    }
+}

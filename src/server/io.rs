@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::admission::{self, Limit};
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, ConnectionState, Phase};
 
@@ -109,7 +110,7 @@ impl MonitoredIo {
         if self.context.reserve_head(self.head_len) {
             return Ok(());
         }
-        metrics::counter!("sekisho_heads_refused_total").increment(1);
+        admission::record(Limit::Heads);
         self.state().request_close(CloseMode::Abort);
         self.check_abort()
     }

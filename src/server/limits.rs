@@ -22,10 +22,17 @@ pub struct ServerLimits {
     pub streams: u32,
     /// Maximum number of requests that wait for the start of their response.
     ///
-    /// A request does not count while its body is awaited from the client, except beyond eight times this
-    /// number of such requests. Further requests get a 503 response immediately. A tenth is a reserve, see
+    /// A request does not count while its body is awaited from the client. Further requests get a 503 response immediately. A tenth is a reserve, see
     /// [`InReserve`](super::InReserve).
     pub in_flight: usize,
+    /// Maximum number of requests of a client that wait for the start of their response.
+    ///
+    /// [`ClientShares`](super::ClientShares) enforces it, which the application applies to its requests.
+    pub in_flight_per_client: usize,
+    /// Maximum number of requests of a client whose response has not ended, including tunnels.
+    ///
+    /// [`ClientShares`](super::ClientShares) enforces it too.
+    pub open_per_client: usize,
     /// Timeout for the TLS handshake, and for the head of a request.
     ///
     /// The time for a head starts with its first byte, and on a new connection when it is opened.
@@ -64,6 +71,8 @@ impl Default for ServerLimits {
             connections_per_client: 1_000,
             streams: 100,
             in_flight: 2_000,
+            in_flight_per_client: 200,
+            open_per_client: 1_000,
             header_timeout: Duration::from_secs(15),
             keep_alive: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),
@@ -75,6 +84,21 @@ impl Default for ServerLimits {
             uri_bytes: 8 * 1024,
             drain: Duration::from_secs(30),
         }
+    }
+}
+
+impl ServerLimits {
+    /// Returns the number of requests in flight that are reserved.
+    #[must_use]
+    pub fn reserve(&self) -> usize {
+        self.in_flight / 10
+    }
+
+    /// Returns the maximum number of requests whose response has not ended: four times those in flight, or one for
+    /// each connection if those are more. Further requests get a 503 response.
+    #[must_use]
+    pub fn max_open(&self) -> usize {
+        self.in_flight.saturating_mul(4).max(self.connections)
     }
 }
 

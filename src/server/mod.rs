@@ -93,7 +93,9 @@ mod service;
 mod tls;
 mod workers;
 
-pub use self::extensions::{InReserve, Peer, TlsConnection};
+pub use self::admission::{Client, ClientBusy, ClientShares, FreePlaces};
+pub(crate) use self::admission::{Holder, Limit, record_front_proxy, record_share};
+pub use self::extensions::{BodyPlace, InReserve, Peer, TlsConnection};
 pub use self::http_service::HttpService;
 pub use self::limits::{ServerLimits, raise_file_limit};
 pub use self::reject::overloaded_response;

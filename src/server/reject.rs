@@ -3,12 +3,13 @@
 use axum::body::Body;
 use http::{Response, StatusCode};
 
+use super::admission::{self, Limit};
 use crate::problem::Problem;
 
 /// Returns the response to a request beyond the limit of requests in flight, and counts it.
 #[must_use]
 pub fn overloaded_response() -> Response<Body> {
-    metrics::counter!("sekisho_requests_shed_total").increment(1);
+    admission::record(Limit::InFlight);
     RejectReason::Overloaded.response()
 }
 

@@ -1,11 +1,13 @@
 //! The place of a request with a body in the limit of requests in flight.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use super::admission::{Held, ThreadAdmission};
 use super::connection_context::ConnectionContext;
+use crate::client_share::ClientShare;
+use crate::request_context::RequestContext;
 
 /// The place of a request with a body, held while the gateway or an upstream works on the request.
 ///
@@ -14,6 +16,8 @@ use super::connection_context::ConnectionContext;
 pub(super) struct RequestPlace {
     pub(super) context: Arc<ConnectionContext>,
     state: AtomicU8,
+    /// Owner of the request's part in the numbers of its client, if the service counts clients.
+    request: OnceLock<RequestContext>,
 }
 
 impl RequestPlace {
@@ -23,20 +27,23 @@ impl RequestPlace {
             Held::Place => HELD,
             Held::Reserve => HELD_RESERVE,
         };
-        Self { context: Arc::clone(context), state: AtomicU8::new(state) }
+        Self { context: Arc::clone(context), state: AtomicU8::new(state), request: OnceLock::new() }
     }
 
-    /// Gives the place back until more of the body arrives, unless too many requests wait for their bodies.
+    /// Suspends the part in the numbers of a client together with the place.
+    pub(super) fn attach(&self, request: RequestContext) {
+        let _ = self.request.set(request);
+    }
+
+    /// Gives the place back until more of the body arrives.
     pub(super) fn suspend(&self) {
         let state = self.state.load(Relaxed);
         let Some(held) = held_in(state) else { return };
-        if !self.admission().try_begin_body_wait() {
-            return;
-        }
         if self.replace(state, SUSPENDED) {
             self.admission().end_request(held);
-        } else {
-            self.admission().end_body_wait();
+            if let Some(share) = self.share() {
+                share.suspend();
+            }
         }
     }
 
@@ -44,16 +51,15 @@ impl RequestPlace {
     pub(super) fn resume(&self) {
         if self.replace(SUSPENDED, HELD) {
             self.admission().resume_request();
-            self.admission().end_body_wait();
+            if let Some(share) = self.share() {
+                share.resume();
+            }
         }
     }
 
     /// Gives the place back for good.
     pub(super) fn release(&self) {
-        let state = self.state.swap(RELEASED, Relaxed);
-        if state == SUSPENDED {
-            self.admission().end_body_wait();
-        } else if let Some(held) = held_in(state) {
+        if let Some(held) = held_in(self.state.swap(RELEASED, Relaxed)) {
             self.admission().end_request(held);
         }
     }
@@ -61,6 +67,10 @@ impl RequestPlace {
     /// Returns `true` if the response has begun, or the request has ended.
     pub(super) fn is_released(&self) -> bool {
         self.state.load(Relaxed) == RELEASED
+    }
+
+    fn share(&self) -> Option<&ClientShare> {
+        self.request.get()?.share()
     }
 
     fn admission(&self) -> &ThreadAdmission {

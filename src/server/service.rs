@@ -16,11 +16,11 @@ use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
-use super::admission::Held;
+use super::admission::{self, Held, Limit};
 use super::body_pace::BodyPace;
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, Phase};
-use super::extensions::{InReserve, Peer, TlsConnection};
+use super::extensions::{BodyPlace, InReserve, Peer, TlsConnection};
 use super::http_service::HttpService;
 use super::http2_executor;
 use super::limits::ServerLimits;
@@ -61,7 +61,10 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
                     request.extensions_mut().insert(InReserve);
                 }
                 let min_rate = min_body_rate(&request, is_upgrade, limits);
-                let request = request.map(|body| in_flight.wrap_body(body, min_rate));
+                let mut request = request.map(|body| in_flight.wrap_body(body, min_rate));
+                if let Some(place) = &in_flight.place {
+                    request.extensions_mut().insert(BodyPlace(Arc::clone(place)));
+                }
                 call_service(self.inner.clone(), request, is_upgrade)
             }
             Err(reason) => Either::Right(Box::pin(async move { Ok(reason.response()) })),
@@ -139,6 +142,8 @@ struct InFlightRequest {
     held: Option<Held>,
     /// Holds it instead for a request with a body.
     place: Option<Arc<RequestPlace>>,
+    /// True if the request counts against the limit of open requests.
+    is_open: bool,
     is_upgraded: bool,
 }
 
@@ -146,15 +151,17 @@ impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
         context.release_head();
         context.state.request_started();
-        let held = context.permit.registry.admission.try_begin_request();
-        Self { context: Arc::clone(context), held, place: None, is_upgraded: false }
+        let admission = &context.permit.registry.admission;
+        let is_open = admission.try_open_request();
+        let held = if is_open { admission.try_begin_request() } else { None };
+        Self { context: Arc::clone(context), held, place: None, is_open, is_upgraded: false }
     }
 
     fn check_capacity(&self) -> Result<(), RejectReason> {
         if self.held.is_some() {
             return Ok(());
         }
-        metrics::counter!("sekisho_requests_shed_total").increment(1);
+        admission::record(if self.is_open { Limit::InFlight } else { Limit::Open });
         Err(RejectReason::Overloaded)
     }
 
@@ -232,6 +239,9 @@ impl InFlightRequest {
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.release();
+        if self.is_open {
+            self.context.permit.registry.admission.close_request();
+        }
         if !self.is_upgraded {
             self.context.state.request_finished();
         }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::accept::{AcceptGroup, Acceptor};
-use super::admission::ThreadAdmission;
+use super::admission::{FreePlaces, ThreadAdmission};
 use super::connection_registry::ConnectionRegistry;
 use super::http_service::HttpService;
 use super::limits::ServerLimits;
@@ -139,6 +139,12 @@ impl WorkerThreads {
         if let Some(thread) = self.threads.first() {
             thread.registry.admission.set_exempt_peers(networks);
         }
+    }
+
+    /// Returns the free places of the threads, for [`ClientShares`](super::ClientShares::set_free_places).
+    #[must_use]
+    pub fn free_places(&self) -> Option<FreePlaces> {
+        self.threads.first().map(|thread| thread.registry.admission.free_places())
     }
 
     /// Stops accepting, and waits until all connections are closed or the drain timeout expires.

@@ -41,7 +41,7 @@ pub const METRICS: &[Metric] = &[
     counter("sekisho_log_lines_lost_total", "Log lines dropped"),
     counter("sekisho_spans_lost_total", "Spans dropped or not exported"),
     gauge("sekisho_connections", "Open client connections"),
-    counter("sekisho_connections_refused_total", "Client connections refused at the connection limit"),
+    counter("sekisho_connections_refused_total", "Client connections refused, by limit"),
     counter(
         "sekisho_connections_timed_out_total",
         "HTTP connections and HTTP/2 streams closed by a client timeout, by what they waited for",
@@ -54,7 +54,8 @@ pub const METRICS: &[Metric] = &[
         "sekisho_heads_refused_total",
         "Connections closed because too many request heads were unfinished",
     ),
-    counter("sekisho_requests_shed_total", "Requests refused with 503 at the concurrency limit"),
+    counter("sekisho_requests_shed_total", "Requests refused with 429 or 503, by limit"),
+    gauge("sekisho_places_held", "Places held in a limit, by limit"),
     gauge("sekisho_streams", "Open WebSockets, other upgraded connections and event streams"),
     counter("sekisho_streams_closed_total", "Streams closed at the end of their session, by kind and event"),
     gauge("sekisho_upstream_in_flight", "Requests in flight to an upstream"),

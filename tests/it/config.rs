@@ -139,6 +139,8 @@ fn default_server_limits() {
         connections_per_client: 1_000,
         streams: 100,
         in_flight: 2_000,
+        in_flight_per_client: 200,
+        open_per_client: 1_000,
         header_bytes: 65_536,
         unfinished_heads: 64 * 1024 * 1024,
         header_fields: 100,
@@ -267,6 +269,14 @@ fn upstreams_of_a_route_hold_half_of_the_server_limit() {
             "{warnings:?}"
         );
     }
+}
+
+#[test]
+fn limit_of_a_client_is_a_tenth_by_default() {
+    let limits = |text: &str| file(&format!("[server]\n{text}")).config().server.limits;
+    assert_eq!(limits("max_in_flight = 5").in_flight_per_client, 1);
+    assert_eq!(limits("max_in_flight = 500").in_flight_per_client, 50);
+    assert_eq!(limits("max_in_flight_per_client = 7").in_flight_per_client, 7);
 }
 
 #[test]

@@ -112,6 +112,7 @@ async fn openapi_description_is_complete() {
     for (path, method) in operations {
         let operation = &openapi["paths"][path][method];
         assert!(operation["responses"]["401"].is_object(), "{method} {path}");
+        assert!(operation["responses"]["429"].is_object(), "{method} {path}");
         assert!(operation["responses"]["503"].is_object(), "{method} {path}");
     }
     for reference in references(&openapi) {

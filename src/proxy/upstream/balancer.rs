@@ -53,6 +53,11 @@ impl LoadBalancer {
         self.0.iter().any(|upstream| upstream.settings.http == UpstreamHttp::Http2)
     }
 
+    /// Returns the number of requests that wait for one of the upstreams, or in their queues.
+    pub(in crate::proxy) fn waiting(&self) -> usize {
+        self.0.iter().map(|upstream| upstream.concurrency.waiting()).sum()
+    }
+
     /// Picks an upstream that is not in `tried`. Waits in its queue if it is at its limit.
     pub(super) async fn pick(&self, tried: &[u64]) -> Result<Permit, ProxyError> {
         let permit = match &*self.0 {

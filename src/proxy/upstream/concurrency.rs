@@ -44,6 +44,11 @@ impl ConcurrencyLimit {
         self.waiting.load(Ordering::Relaxed) + self.streaming.load(Ordering::Relaxed)
     }
 
+    /// Returns the number of requests that wait in the queue or for the start of their response.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed) + self.queued.load(Ordering::Relaxed)
+    }
+
     pub(super) fn has_capacity(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) < self.max_in_flight
     }

@@ -6,15 +6,23 @@
 //! |---|---|---|---|---|
 //! | [`connections`](ServerLimits::connections) | open connection | when it is accepted | when it is closed | 503, over TLS the connection is closed |
 //! | [`connections_per_client`](ServerLimits::connections_per_client) | connection of a client; in the last tenth of `connections`, no more than an equal share | when it is accepted | when it is closed | the connection is closed |
+//! | [`max_open`](ServerLimits::max_open) | request | when its head is complete | at the end of its response | 503 `overloaded` |
 //! | [`in_flight`](ServerLimits::in_flight) | request that waits for its response | when its head is complete | at the response head, and while the service waits for its body | 503 `overloaded` |
 //! | of these a tenth, the reserve | request while the others are taken | like a request in flight | like a request in flight | 503 `overloaded`; the gateway leaves the reserve to built-in routes |
-//! | [`BODY_WAITS`] times `in_flight` | request that waits for its body | when the service waits for the body | when more of the body arrives | the request counts as in flight |
+//! | [`open_per_client`](ServerLimits::open_per_client) | request of a client, tunnels included; at most half of what is free | when its head is complete | at the end of its response or tunnel | 429 `client_busy` |
+//! | [`in_flight_per_client`](ServerLimits::in_flight_per_client) | request of a client that waits for its response; at most half of what is free | when its head is complete | at the response head, and while the service waits for its body | 429 `client_busy` |
+//! | a route, as many as are free | request to the upstreams of a route, queued or waiting for its response | when its route is known | at the response head, and while its body is awaited from the client | 503 `upstream_busy` |
 //! | [`unfinished_heads`](ServerLimits::unfinished_heads) | 4 KiB of a head with HTTP/1.1, beyond its first 8 KiB | when it is received | when the head is complete | the connection is closed |
 //!
 //! A place among the requests in flight is held while the gateway or an upstream works, not at the pace of a client.
+//! A client is an address (IPv6: a /64 network), or the user of a valid session; see [`ClientShares`].
 
+mod client;
 mod clients;
 mod places;
+mod report;
+mod request_places;
+mod shares;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,8 +31,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use ipnet::IpNet;
 
+pub use self::client::Client;
 use self::clients::ClientConnections;
 use self::places::Places;
+pub(super) use self::report::flush as flush_report;
+pub(crate) use self::report::{Holder, Limit, record, record_front_proxy, record_share};
+pub use self::request_places::FreePlaces;
+pub(super) use self::request_places::Held;
+use self::request_places::RequestPlaces;
+pub use self::shares::{ClientBusy, ClientShares};
 use super::limits::ServerLimits;
 
 /// The process-wide limits, as one worker thread sees them.
@@ -48,23 +63,11 @@ pub(super) enum ConnectionRefused {
     Client,
 }
 
-/// The limit that counts a request in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Held {
-    /// Limit on all requests, without the reserve.
-    Place,
-    /// The reserve, because the other places were taken.
-    Reserve,
-}
-
 struct Admission {
     connections: Places,
     clients: ClientConnections,
     connections_per_client: AtomicUsize,
-    /// Requests in flight, without the reserve.
-    in_flight: Places,
-    reserve: Places,
-    body_waits: Places,
+    requests: Arc<RequestPlaces>,
     head_units: Places,
 }
 
@@ -74,9 +77,7 @@ impl Admission {
             connections: Places::new(limits.connections, threads),
             clients: ClientConnections::default(),
             connections_per_client: AtomicUsize::new(limits.connections_per_client),
-            in_flight: Places::new(limits.in_flight - reserve(limits), threads),
-            reserve: Places::new(reserve(limits), threads),
-            body_waits: Places::new(max_body_waits(limits), threads),
+            requests: RequestPlaces::new(threads, limits),
             head_units: Places::new(limits.unfinished_heads / HEAD_UNIT, threads),
         })
     }
@@ -108,9 +109,7 @@ impl ThreadAdmission {
     pub(super) fn set_limits(&self, limits: &ServerLimits) {
         self.shared.connections.set_limit(limits.connections);
         self.shared.connections_per_client.store(limits.connections_per_client, Relaxed);
-        self.shared.in_flight.set_limit(limits.in_flight - reserve(limits));
-        self.shared.reserve.set_limit(reserve(limits));
-        self.shared.body_waits.set_limit(max_body_waits(limits));
+        self.shared.requests.set_limits(limits);
         self.shared.head_units.set_limit(limits.unfinished_heads / HEAD_UNIT);
     }
 
@@ -144,32 +143,40 @@ impl ThreadAdmission {
 
     /// Counts a request that waits for its response; returns `None` at the limit.
     pub(super) fn try_begin_request(&self) -> Option<Held> {
-        if self.shared.in_flight.try_take(self.thread) {
-            return Some(Held::Place);
-        }
-        self.shared.reserve.try_take(self.thread).then_some(Held::Reserve)
+        self.shared.requests.try_begin(self.thread)
     }
 
     /// Counts a request again whose body has arrived, even at the limit.
     pub(super) fn resume_request(&self) {
-        self.shared.in_flight.take_beyond_limit(self.thread);
+        self.shared.requests.resume(self.thread);
     }
 
     /// Ends the count of a request whose response has started, which waits for its client, or which was dropped.
     pub(super) fn end_request(&self, held: Held) {
-        match held {
-            Held::Place => self.shared.in_flight.give_back(self.thread),
-            Held::Reserve => self.shared.reserve.give_back(self.thread),
+        self.shared.requests.end(held, self.thread);
+    }
+
+    /// Counts a request until its response has ended; returns `false` at the limit.
+    pub(super) fn try_open_request(&self) -> bool {
+        self.shared.requests.try_open(self.thread)
+    }
+
+    pub(super) fn close_request(&self) {
+        self.shared.requests.close(self.thread);
+    }
+
+    /// Returns the free places of all threads, for [`ClientShares`].
+    pub(super) fn free_places(&self) -> FreePlaces {
+        self.shared.requests.free()
+    }
+
+    /// Sets the gauges of all threads together.
+    pub(super) fn record_gauges(&self) {
+        if self.thread == 0 {
+            self.shared.requests.record_gauges();
+            self.shared.connections.record_gauge("connections");
+            self.shared.head_units.record_gauge("head_units");
         }
-    }
-
-    /// Counts a request that waits for its body; returns `false` at the limit.
-    pub(super) fn try_begin_body_wait(&self) -> bool {
-        self.shared.body_waits.try_take(self.thread)
-    }
-
-    pub(super) fn end_body_wait(&self) {
-        self.shared.body_waits.give_back(self.thread);
     }
 
     /// Takes a unit of the memory for unfinished heads; returns `false` if none is left.
@@ -181,18 +188,6 @@ impl ThreadAdmission {
         self.shared.head_units.give_back(self.thread);
     }
 }
-
-/// Returns the number of requests in flight that are reserved.
-fn reserve(limits: &ServerLimits) -> usize {
-    limits.in_flight / 10
-}
-
-fn max_body_waits(limits: &ServerLimits) -> usize {
-    limits.in_flight.saturating_mul(BODY_WAITS)
-}
-
-/// Number of requests that may wait for their bodies, for each that may be in flight.
-const BODY_WAITS: usize = 8;
 
 /// Unit in which the memory for unfinished heads is counted, in bytes.
 pub(super) const HEAD_UNIT: usize = 4 * 1024;

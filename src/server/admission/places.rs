@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize};
 /// a cache and the free places, another thread may miss it and refuse a request.
 pub(super) struct Places {
     limit: AtomicUsize,
+    /// Number of places that a cache takes at a time. It keeps at most twice as many.
+    batch: usize,
     /// Free places outside the caches. Negative while more places are taken than the limit.
     free: Padded<AtomicIsize>,
     caches: Box<[Padded<AtomicUsize>]>,
@@ -28,6 +30,8 @@ impl Places {
     pub(super) fn new(limit: usize, threads: usize) -> Self {
         Self {
             limit: AtomicUsize::new(limit),
+            // Most free places stay outside the caches, where one look finds them.
+            batch: (limit / (8 * threads.max(1))).clamp(1, MAX_BATCH),
             free: Padded(AtomicIsize::new(to_signed(limit))),
             caches: (0..threads).map(|_| Padded::default()).collect(),
         }
@@ -50,7 +54,7 @@ impl Places {
     pub(super) fn give_back(&self, thread: usize) {
         let Some(Padded(own)) = self.caches.get(thread) else { return };
         let cached = own.fetch_add(1, Relaxed) + 1;
-        if cached > 2 * BATCH || self.free.0.load(Relaxed) < 0 {
+        if cached > 2 * self.batch || self.free.0.load(Relaxed) < 0 {
             self.empty_cache(own);
         }
     }
@@ -66,6 +70,17 @@ impl Places {
         self.free.0.load(Relaxed).saturating_add_unsigned(cached).max(0).unsigned_abs()
     }
 
+    /// Returns `true` if at least `count` places are free. It looks at the caches only if too few are outside them.
+    pub(super) fn has_free(&self, count: usize) -> bool {
+        self.free.0.load(Relaxed) >= to_signed(count) || self.free() >= count
+    }
+
+    /// Sets the gauge of the places that are held, whose label is the name of the limit.
+    pub(super) fn record_gauge(&self, limit: &'static str) {
+        let held = self.limit().saturating_sub(self.free());
+        metrics::gauge!("sekisho_places_held", "limit" => limit).set(held as f64);
+    }
+
     /// Replaces the limit. Places that are taken beyond a lower limit stay taken until they are given back.
     pub(super) fn set_limit(&self, limit: usize) {
         let previous = self.limit.swap(limit, Relaxed);
@@ -77,7 +92,7 @@ impl Places {
 
     /// Takes a batch of free places: one for the caller, the others for its cache.
     fn refill(&self, own: &AtomicUsize) -> bool {
-        let batch = |free: isize| free.clamp(0, to_signed(BATCH));
+        let batch = |free: isize| free.clamp(0, to_signed(self.batch));
         let take = |free: isize| (free > 0).then(|| free - batch(free));
         let Ok(free) = self.free.0.fetch_update(Relaxed, Relaxed, take) else { return false };
         own.fetch_add(batch(free).unsigned_abs() - 1, Relaxed);
@@ -97,8 +112,8 @@ fn to_signed(count: usize) -> isize {
     isize::try_from(count).unwrap_or(isize::MAX)
 }
 
-/// Number of places that a cache takes at a time. It keeps at most twice as many.
-const BATCH: usize = 16;
+/// Largest number of places that a cache takes at a time.
+const MAX_BATCH: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -169,7 +184,7 @@ mod tests {
         for _ in 0..100 {
             places.give_back(0);
         }
-        assert!(places.caches[0].0.load(Relaxed) <= 2 * BATCH);
+        assert!(places.caches[0].0.load(Relaxed) <= 2 * places.batch);
         assert_eq!(take_all(&places, 1), 100);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::db::sqlite_location;
@@ -14,19 +14,24 @@ use crate::support::socket_browser::SocketBrowser;
 use crate::support::test_server::{answer, get1, send_and_read};
 use crate::support::upstream::{Upstream, listen};
 
-/// Starts a gateway that allows 40 requests in flight, with `/` for signed-in users and `/hung`, whose two
-/// upstreams never respond. `limits` are further lines of that route.
-async fn start_with_hung_route(limits: &str) -> (TestDeployment, ServerProcess, Upstream) {
+/// Starts a gateway with this limit on requests in flight, with `/` for signed-in users and `paths`, whose upstreams
+/// never respond.
+async fn start_with_hung_routes(
+    max_in_flight: &str,
+    paths: &[String],
+) -> (TestDeployment, ServerProcess, Upstream) {
     let healthy = Upstream::start().await;
     let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
     deployment.forward_to(healthy.url());
-    let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
-    let (first, second) = (hung_upstream().await, hung_upstream().await);
-    let hung = format!(
-        "[[routes]]\npath = \"/hung\"\nupstreams = [\"{first}\", \"{second}\"]\nauth = \"none\"\n{limits}\n"
-    );
-    deployment.write("sekisho.toml", &format!("{config}\n{hung}"));
-    deployment.set("server.max_in_flight", "40");
+    let mut config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
+    for path in paths {
+        let (first, second) = (hung_upstream().await, hung_upstream().await);
+        config.push_str(&format!(
+            "[[routes]]\npath = \"{path}\"\nupstreams = [\"{first}\", \"{second}\"]\nauth = \"none\"\n"
+        ));
+    }
+    deployment.write("sekisho.toml", &config);
+    deployment.set("server.max_in_flight", max_in_flight);
     deployment.user("ann@example.com", "user").await;
     let server = deployment.serve().await;
     (deployment, server, healthy)
@@ -42,30 +47,37 @@ async fn hung_upstream() -> String {
     format!("http://{address}")
 }
 
-/// Sends more requests for `/hung` than the server allows in flight.
-async fn request_hung_route(server: SocketAddr) -> Vec<TcpStream> {
+/// Sends requests for these paths in turn, each from an address of its own.
+async fn request_hung_routes(server: SocketAddr, paths: &[String], count: u8) -> Vec<TcpStream> {
     let mut waiting = Vec::new();
-    for _ in 0..60 {
-        let mut socket = TcpStream::connect(server).await.unwrap();
-        socket.write_all(get1("/hung").as_bytes()).await.unwrap();
+    for (last, path) in (0..count).zip(paths.iter().cycle()) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+        let mut socket = socket.connect(server).await.unwrap();
+        socket.write_all(get1(path).as_bytes()).await.unwrap();
         waiting.push(socket);
     }
     waiting
 }
 
+/// Waits until requests for a path get a response with this code.
+async fn until_code(server: SocketAddr, path: &str, code: &str) {
+    until(code, async || {
+        let mut socket = TcpStream::connect(server).await.unwrap();
+        // A request that finds a free place waits for the upstream.
+        let response = timeout(Duration::from_secs(5), send_and_read(&mut socket, &get1(path))).await.ok()?;
+        response.contains(&format!(r#""code":"{code}""#)).then_some(())
+    })
+    .await;
+}
+
 /// A4: a route whose upstreams hang made every other request 503, sign-in too.
 #[tokio::test]
 async fn hung_route_leaves_places_for_others() {
-    let (_deployment, server, _healthy) = start_with_hung_route("").await;
-    let _waiting = request_hung_route(server.public).await;
-    until("the route to be full", async || {
-        let mut socket = TcpStream::connect(server.public).await.unwrap();
-        // A request that finds a free place waits for the upstream.
-        let response =
-            timeout(Duration::from_secs(5), send_and_read(&mut socket, &get1("/hung"))).await.ok()?;
-        response.contains(r#""code":"upstream_busy""#).then_some(())
-    })
-    .await;
+    let paths = ["/hung".to_owned()];
+    let (_deployment, server, _healthy) = start_with_hung_routes("40", &paths).await;
+    let _waiting = request_hung_routes(server.public, &paths, 60).await;
+    until_code(server.public, "/hung", "upstream_busy").await;
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
         assert_eq!(browser.status(server.public, "/").await, StatusCode::OK);
@@ -75,16 +87,11 @@ async fn hung_route_leaves_places_for_others() {
 /// A1: sign-in had no places of its own.
 #[tokio::test]
 async fn built_in_routes_have_a_reserve() {
-    let (_deployment, server, _healthy) = start_with_hung_route("max_in_flight = 1000").await;
-    let _waiting = request_hung_route(server.public).await;
-    until("the server to be full", async || {
-        let mut socket = TcpStream::connect(server.public).await.unwrap();
-        // A request that finds a free place waits for the upstream.
-        let response =
-            timeout(Duration::from_secs(5), send_and_read(&mut socket, &get1("/hung"))).await.ok()?;
-        response.contains(r#""code":"overloaded""#).then_some(())
-    })
-    .await;
+    // Each route may have one request, however few places are free.
+    let paths: Vec<_> = (0..19).map(|number| format!("/hung{number}")).collect();
+    let (_deployment, server, _healthy) = start_with_hung_routes("20", &paths).await;
+    let _waiting = request_hung_routes(server.public, &paths, 38).await;
+    until_code(server.public, "/hung0", "overloaded").await;
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
         assert_eq!(browser.status(server.public, "/auth/session").await, StatusCode::OK);

@@ -381,26 +381,27 @@ async fn request_is_not_in_flight_while_its_body_is_awaited() {
     assert!(refusal.starts_with("HTTP/1.1 503"), "{refusal}");
 }
 
-/// A1: beyond a limit, requests that wait for their bodies count as in flight.
+/// A1: requests that wait for their bodies, or whose responses are streamed, had no limit for all of them.
 #[tokio::test]
-async fn awaited_bodies_are_limited() {
-    let limits = ServerLimits { in_flight: 1, ..ServerLimits::default() };
+async fn open_requests_are_limited() {
+    let limits = ServerLimits { in_flight: 1, connections: 2, ..ServerLimits::default() };
     let (server, mut seen) = TestServer::start(1, limits);
-    let mut sockets = Vec::new();
-    for _ in 0..9 {
-        let mut socket = server.connect().await;
-        let head = "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
-        socket.write_all(head.as_bytes()).await.unwrap();
+    let mut client = server.http2().await;
+    let mut streams = Vec::new();
+    for path in ["/length", "/length", "/stream", "/stream"] {
+        let post = Request::post(format!("http://app.example{path}")).body(()).unwrap();
+        let stream = client.send_request(post, path == "/stream").unwrap();
         timeout(PROCESS_TIMEOUT, seen.recv()).await.expect("a request");
-        sockets.push(socket);
+        streams.push(stream);
     }
-    let refusal = send_and_read(&mut server.connect().await, GET).await;
-    assert!(refusal.starts_with("HTTP/1.1 503"), "{refusal}");
-    sockets.pop();
-    until("a place to be free", async || {
-        send_and_read(&mut server.connect().await, GET).await.contains("200 OK").then_some(())
-    })
-    .await;
+    let (status, _, body) = ask(&mut client, get2("/")).await.unwrap();
+    assert_eq!(status, 503);
+    assert!(body.contains(r#""code":"overloaded""#), "{body}");
+    let (response, mut upload) = streams.swap_remove(0);
+    upload.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+    until("a place to be free", async || (ask(&mut client, get2("/")).await.unwrap().0 == 200).then_some(()))
+        .await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod admission;
 mod client_disconnect;
+mod client_shares;
 mod drain;
 mod http2;
 mod idle_connections;

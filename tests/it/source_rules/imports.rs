@@ -28,6 +28,7 @@ const TABLE: &[Rule] = &[
     rule("clock", &["models"], WEB),
     rule("identity", &["clock", "models"], WEB),
     rule("client_info", &[], WEB),
+    rule("client_share", &[], WEB),
     rule("http_headers", &[], WEB),
     rule("problem", &[], WEB),
     rule("session_event", &[], WEB),
@@ -76,6 +77,7 @@ const TABLE: &[Rule] = &[
 /// Request identity and shared HTTP types, which every module may name.
 const CORE: &[&str] = &[
     "client_info",
+    "client_share",
     "http_headers",
     "identity",
     "problem",
