@@ -22,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 use super::admission::{self, Limit};
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, ConnectionState, Phase};
+use super::header_block::HeaderBlockMeter;
 
 /// Stream of a connection that records its progress and carries out close requests.
 pub(super) struct MonitoredIo {
@@ -35,6 +36,8 @@ pub(super) struct MonitoredIo {
     is_detached: bool,
     /// Number of bytes received of a head that is not complete.
     head_len: usize,
+    /// Measures unfinished heads with HTTP/2.
+    header_block: HeaderBlockMeter,
     /// Number of bytes that may still be read and discarded before the socket is closed.
     linger_budget: usize,
 }
@@ -53,6 +56,7 @@ impl MonitoredIo {
             unread: Bytes::new(),
             is_detached: false,
             head_len: 0,
+            header_block: HeaderBlockMeter::new(HTTP2_PREFACE.len()),
             linger_budget: MAX_LINGER_BYTES,
         }
     }
@@ -98,7 +102,10 @@ impl MonitoredIo {
     }
 
     /// Records that bytes were read. Fails if they are part of a head, and too many heads are unfinished.
-    fn record_read(&mut self, count: usize) -> io::Result<()> {
+    fn record_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.state().is_http2() {
+            return self.record_http2_read(bytes);
+        }
         if self.state().phase() != Phase::Head {
             self.head_len = 0;
         }
@@ -106,8 +113,22 @@ impl MonitoredIo {
         if self.state().phase() != Phase::Head {
             return Ok(());
         }
-        self.head_len += count;
-        if self.context.reserve_head(self.head_len) {
+        self.head_len += bytes.len();
+        self.reserve_head(self.head_len)
+    }
+
+    fn record_http2_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let block_len = self.header_block.record(bytes);
+        if block_len == 0 {
+            self.context.release_head();
+            return Ok(());
+        }
+        self.reserve_head(block_len)
+    }
+
+    /// Reserves memory for an unfinished head of this size, or aborts the connection.
+    fn reserve_head(&self, size: usize) -> io::Result<()> {
+        if self.context.reserve_head(size) {
             return Ok(());
         }
         admission::record(Limit::Heads);
@@ -245,14 +266,15 @@ impl AsyncRead for MonitoredIo {
         this.check_abort()?;
         if !this.unread.is_empty() {
             let len = this.unread.len().min(buffer.remaining());
-            buffer.put_slice(&this.unread.split_to(len));
-            return Poll::Ready(this.record_read(len));
+            let bytes = this.unread.split_to(len);
+            buffer.put_slice(&bytes);
+            return Poll::Ready(this.record_read(&bytes));
         }
         let len_before = buffer.filled().len();
         if this.stream.poll_read(cx, buffer)?.is_ready() {
-            let count = buffer.filled().len() - len_before;
-            if count > 0 {
-                return Poll::Ready(this.record_read(count));
+            let received = &buffer.filled()[len_before..];
+            if !received.is_empty() {
+                return Poll::Ready(this.record_read(received));
             }
             // End of stream: there is nothing to discard before the close.
             this.linger_budget = 0;

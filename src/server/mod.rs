@@ -79,6 +79,7 @@ mod connection_context;
 mod connection_registry;
 mod connection_state;
 mod extensions;
+mod header_block;
 mod http2_executor;
 mod http_builders;
 mod http_service;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::raw_http2::{END_STREAM, HEADERS, Outcome, RawHttp2Client, frame};
 use crate::support::fair_clock::FairInstant;
 use crate::support::process::{PROCESS_TIMEOUT, until};
 use crate::support::test_server::{
@@ -445,6 +446,35 @@ async fn oversized_targets_and_headers_are_rejected() {
         served += 1;
     }
     assert_eq!(served, 5);
+}
+
+/// A9: unfinished heads with HTTP/2 had no limit for all of them together.
+#[tokio::test]
+async fn unfinished_http2_heads_share_a_limit() {
+    let limits = ServerLimits { unfinished_heads: 12 * 1024, ..ServerLimits::default() };
+    let (server, _seen) = TestServer::start(1, limits);
+    // A literal field `x` whose value has 20,000 bytes (RFC 7541 section 6.2.2).
+    let mut block = vec![0, 1, b'x', 0x7F, 0xA1, 0x9B, 0x01];
+    block.resize(16_000, b'a');
+    let unfinished = frame(HEADERS, END_STREAM, 1, &block);
+    let mut first = RawHttp2Client::connect(server.address).await;
+    first.send(&unfinished).await;
+    let mut second = RawHttp2Client::connect(server.address).await;
+    second.send(&unfinished).await;
+    let closed = async {
+        tokio::select! {
+            outcome = first.outcome() => outcome,
+            outcome = second.outcome() => outcome,
+        }
+    };
+    assert_eq!(timeout(PROCESS_TIMEOUT, closed).await.expect("a closed connection"), Outcome::Closed);
+    assert_eq!(ask(&mut server.http2().await, get2("/")).await.unwrap().0, 200);
+    // Bodies are not heads.
+    let mut client = server.http2().await;
+    let post = Request::post("http://app.example/length").body(()).unwrap();
+    let (response, mut upload) = client.send_request(post, false).unwrap();
+    upload.send_data(Bytes::from(vec![b'x'; 30_000]), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
 }
 
 /// A9: unfinished heads had no limit for all of them together.
