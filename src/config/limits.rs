@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{ConfigError, ValueSource};
+use super::limit_checks;
 use super::raw::RawSettings;
 use crate::server::ServerLimits;
 
@@ -81,6 +82,7 @@ pub(super) fn read(settings: &RawSettings, warnings: &mut Vec<String>) -> Result
     if limits.uri_bytes > MAX_URI_BYTES {
         warnings.push("server.max_uri: URIs over 64KiB are rejected regardless".to_owned());
     }
+    warnings.extend(limit_checks::unreachable(settings, &limits));
     Ok(limits)
 }
 

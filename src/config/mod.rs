@@ -39,6 +39,7 @@ mod database;
 mod error;
 mod headers;
 mod keys;
+mod limit_checks;
 mod limits;
 mod listen_addr;
 mod log;

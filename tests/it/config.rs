@@ -271,8 +271,55 @@ fn upstreams_of_a_route_hold_half_of_the_server_limit() {
     }
 }
 
+/// Limits that another limit hides are named, unless all of them are defaults.
 #[test]
-fn limit_of_a_client_is_a_tenth_by_default() {
+fn limits_that_cannot_be_reached_are_warnings() {
+    let warnings = |text: &str| file(&format!("[server]\n{text}")).load().unwrap().warnings;
+    for (text, expected) in [
+        ("", &[][..]),
+        ("max_in_flight = 100000", &[]),
+        ("max_in_flight = 1", &[]),
+        ("max_in_flight = 300\nmax_in_flight_per_client = 270", &[]),
+        (
+            "max_in_flight = 300\nmax_in_flight_per_client = 271",
+            &[
+                "server.max_in_flight_per_client = 271 cannot be reached: server.max_in_flight without its reserve is 270",
+            ],
+        ),
+        (
+            "max_connections = 500",
+            &["server.max_connections_per_client = 1000 cannot be reached: server.max_connections is 500"],
+        ),
+        (
+            "max_open_per_client = 99",
+            &[
+                "server.max_in_flight_per_client = 200 cannot be reached: server.max_open_per_client is 99",
+                "server.max_streams = 100 cannot be reached: server.max_open_per_client is 99",
+            ],
+        ),
+        (
+            "max_open_per_client = 10001",
+            &[
+                "server.max_open_per_client = 10001 cannot be reached: the larger of server.max_connections and four \
+               times server.max_in_flight is 10000",
+            ],
+        ),
+        (
+            "max_connections = 10\nmax_connections_per_client = 10\nmax_streams = 10",
+            &[
+                "server.max_in_flight = 2000 cannot be reached: server.max_connections times server.max_streams is 100",
+            ],
+        ),
+        (
+            "max_streams = 513",
+            &[
+                "server.max_streams = 513: with more than 512, an HTTP/2 connection may hold more than 16 MiB of request \
+               bodies",
+            ],
+        ),
+    ] {
+        assert_eq!(warnings(text), expected, "{text}");
+    }
     let limits = |text: &str| file(&format!("[server]\n{text}")).config().server.limits;
     assert_eq!(limits("max_in_flight = 5").in_flight_per_client, 1);
     assert_eq!(limits("max_in_flight = 500").in_flight_per_client, 50);
