@@ -5,6 +5,7 @@
 //! | `request` | a bare handler, and the same behind the layer with a good access token: the difference is the layer |
 //! | `check` | checking an access token, ours and `jsonwebtoken`'s own of the same token |
 //! | `renewal` | one renewal, each with its rotation, on every store |
+//! | `admission` | counting a request for its address, and for its address and then its user, until its end |
 //! | `entrance` | a path that no route has, straight from the proxy and through all that stands before it: the difference is the entrance, with and without log, metrics and spans |
 //! | `proxied` | one request over a kept-alive loopback connection, straight to an upstream and through the gateway |
 //!
@@ -33,7 +34,7 @@ use sekisho::config::{Config, Sources};
 use sekisho::identity::Roles;
 use sekisho::layer::{CookiePolicy, RefreshRequest, RefreshedSession, SilentRefreshLayer, TokenService};
 use sekisho::proxy::{ProxyError, Routes};
-use sekisho::server::{self, Peer, ServerLimits};
+use sekisho::server::{self, Client, ClientShares, Peer, ServerLimits, WorkerThreads};
 use sekisho::services::crypto;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
@@ -49,7 +50,7 @@ use tower::{Layer, Service, service_fn};
 #[expect(dead_code, clippy::unwrap_used, reason = "the tests' own, of which this needs a part")]
 mod db;
 
-criterion_group!(benches, request, check, renewal, entrance, proxied);
+criterion_group!(benches, request, check, renewal, admission, entrance, proxied);
 criterion_main!(benches);
 
 const USER: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
@@ -159,6 +160,28 @@ async fn renew(tokens: &Tokens, clock: &ManualClock, jar: &mut RefreshedSession,
         assert_eq!(jar.event, SessionEvent::Rotated);
     }
     began.elapsed()
+}
+
+fn admission(c: &mut Criterion) {
+    let limits = ServerLimits::default();
+    let threads = must(WorkerThreads::start(4, limits));
+    let shares = ClientShares::new(&limits);
+    threads.free_places().into_iter().for_each(|free| shares.set_free_places(free));
+    let address = Client::Address([192, 0, 2, 7].into());
+    let user = Client::User(USER.into());
+    let mut group = c.benchmark_group("admission");
+    group.bench_function("address", |b| {
+        b.iter(|| must(shares.try_begin(&address, false)).end_in_flight());
+    });
+    group.bench_function("address, then user", |b| {
+        b.iter(|| {
+            let of_address = must(shares.try_begin(&address, false));
+            let of_user = must(shares.try_begin(&user, false));
+            drop(of_address);
+            of_user.end_in_flight();
+        });
+    });
+    group.finish();
 }
 
 fn entrance(c: &mut Criterion) {
