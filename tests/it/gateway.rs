@@ -205,7 +205,7 @@ async fn stalled_body_does_not_hold_a_handler() {
         let stuck =
             Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
         let request = post(path).header("content-type", kind).body(stuck).unwrap();
-        assert_eq!(gateway.send(request).await.status, 400);
+        assert_eq!(gateway.send(request).await.status, 408);
     }
 }
 
