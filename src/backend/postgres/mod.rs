@@ -18,7 +18,7 @@
 //! No setting is made for a connection, since a pooler may give it to another application. Behind a pooler
 //! that pools transactions, each statement runs in a transaction of its own, and none is prepared by name.
 //! The feed notices a change of the server, after which all connections are replaced
-//! ([`ServerChanges`]).
+//! (`ServerChanges`).
 //!
 //! # Locks
 //!
