@@ -32,8 +32,10 @@ async fn send(socket: &mut TcpStream, request: &[u8]) {
 #[tokio::test]
 async fn idle_connection_releases_its_buffers() {
     let upstream = Upstream::start().await;
-    let deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
+    let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
     deployment.forward_to_without_auth(upstream.url());
+    // All batches come from one address.
+    deployment.set("server.max_connections_per_client", "10000");
     let server = deployment.serve().await;
     let mut sockets = Vec::new();
     let cost = until("idle connections to release their buffers", async || {
