@@ -19,6 +19,18 @@ pub trait Clock: Send + Sync + 'static {
     fn now_micros(&self) -> i64 {
         micros(self.now())
     }
+
+    /// Returns the time of the system's clock, which may step. It is for comparisons with the clocks of others:
+    /// logs, certificates, and tokens for upstreams.
+    fn wall(&self) -> OffsetDateTime {
+        self.now()
+    }
+
+    /// Returns the time, in [`micros`], at which this clock was last set to a time that may be too late.
+    /// Durations that began before it may be shorter than they seem.
+    fn set_at_micros(&self) -> i64 {
+        i64::MIN
+    }
 }
 
 /// Returns the microseconds since 1970.
@@ -27,7 +39,20 @@ pub fn micros(at: OffsetDateTime) -> i64 {
     at.unix_timestamp() * 1_000_000 + i64::from(at.microsecond())
 }
 
-/// The system clock.
+/// Returns a duration in microseconds.
+#[must_use]
+pub fn duration_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Returns the time that many [`micros`] after 1970, or the closest that there is.
+#[must_use]
+pub fn from_micros(micros: i64) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH.saturating_add(time::Duration::microseconds(micros))
+}
+
+/// The system clock, which steps when it is set. Sessions need one that does not: a [`ContinuedClock`], or
+/// session time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -43,6 +68,31 @@ impl Clock for SystemClock {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         // Out of range only if the system clock is badly wrong.
         elapsed.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The time since the machine was started, as a time after 1970. It never steps, and it advances while the
+/// machine is suspended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BootClock;
+
+impl Clock for BootClock {
+    fn now(&self) -> OffsetDateTime {
+        from_micros(self.now_micros())
+    }
+
+    #[cfg(all(feature = "server", target_os = "linux"))]
+    fn now_micros(&self) -> i64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+    }
+
+    /// Other systems have no such clock: the time since the first call.
+    #[cfg(not(all(feature = "server", target_os = "linux")))]
+    fn now_micros(&self) -> i64 {
+        static FIRST_CALL: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        let elapsed = FIRST_CALL.get_or_init(Instant::now).elapsed();
+        i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
     }
 }
 
@@ -79,26 +129,37 @@ impl Clock for ContinuedClock {
 /// assert_eq!(clock.now() - start, Duration::from_secs(60));
 /// ```
 #[derive(Debug)]
-pub struct ManualClock(Mutex<OffsetDateTime>);
+pub struct ManualClock(Mutex<ManualTime>);
+
+#[derive(Debug)]
+struct ManualTime {
+    now: OffsetDateTime,
+    set_at: Option<OffsetDateTime>,
+}
 
 impl ManualClock {
     /// Creates a clock that shows `start`.
     #[must_use]
     pub fn new(start: OffsetDateTime) -> Self {
-        Self(Mutex::new(truncate_to_micros(start)))
+        Self(Mutex::new(ManualTime { now: truncate_to_micros(start), set_at: None }))
     }
 
     /// Advances the clock by `duration`.
     pub fn advance(&self, duration: Duration) {
-        *self.lock() += duration;
+        self.lock().now += duration;
     }
 
     /// Sets the clock to `now`, which may be in its past.
     pub fn set(&self, now: OffsetDateTime) {
-        *self.lock() = truncate_to_micros(now);
+        self.lock().now = truncate_to_micros(now);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, OffsetDateTime> {
+    /// Sets the time that [`set_at_micros`](Clock::set_at_micros) returns.
+    pub fn mark_set_at(&self, set_at: OffsetDateTime) {
+        self.lock().set_at = Some(set_at);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, ManualTime> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -112,7 +173,11 @@ impl Default for ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> OffsetDateTime {
-        *self.lock()
+        self.lock().now
+    }
+
+    fn set_at_micros(&self) -> i64 {
+        self.lock().set_at.map_or(i64::MIN, micros)
     }
 }
 

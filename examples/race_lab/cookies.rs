@@ -42,7 +42,7 @@ impl Jar {
         self.claims().map(|claims| claims.sid)
     }
 
-    /// Returns `true` if a use of the access token would be confirmed: it is valid and older than the grace.
+    /// Returns `true` if a use of the access token would soon be confirmed: it is valid and older than the grace.
     pub(crate) fn would_confirm_use(&self, grace: Duration) -> bool {
         let Some(claims) = self.claims() else { return false };
         let now = SystemClock.now().unix_timestamp();

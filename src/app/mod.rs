@@ -42,7 +42,7 @@ use self::client_address::TrustedProxies;
 pub use self::error::AppError;
 pub use self::forward_auth::ForwardAuthService;
 use self::forward_auth::ForwardAuthStack;
-pub use self::lifecycle::{RunningApp, StartError, check_keys, check_replica};
+pub use self::lifecycle::{RunningApp, StartError, check_keys, check_replica, start_session_time};
 use self::proxy_stacks::ProxyStacks;
 pub use self::reload::PublicService;
 use self::reload::ReloadableStacks;

@@ -197,7 +197,7 @@ impl RequestRecord {
         let whole =
             response.ended || response.length == Some(response.sent) || self.context.method() == Method::HEAD;
         self.emit(&AccessLogEntry {
-            at: config.clock.now(),
+            at: config.clock.wall(),
             scope: &self.context,
             status: response.status,
             bytes: response.sent,

@@ -187,7 +187,7 @@ impl Reloader<'_> {
     }
 
     fn record_success(&self) {
-        let now = self.clock.now() - OffsetDateTime::UNIX_EPOCH;
+        let now = self.clock.wall() - OffsetDateTime::UNIX_EPOCH;
         metrics::gauge!("sekisho_reload_last_success_timestamp_seconds").set(now.as_seconds_f64());
     }
 }

@@ -16,7 +16,10 @@ use super::listeners::{Listeners, local_addr};
 use super::reload::{ReloadTrigger, Reloader, verify_limits};
 use super::shutdown::{ShutdownSignal, serve_until_shutdown};
 use super::systemd;
-use crate::app::{App, AppDependencies, DemoCredentials, RunningApp, StartError, check_keys, check_replica};
+use crate::app::{
+    App, AppDependencies, DemoCredentials, RunningApp, StartError, check_keys, check_replica,
+    start_session_time,
+};
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ListenAddr, Origin, Otlp, Sources};
@@ -121,6 +124,7 @@ pub(super) async fn serve(
             "second shutdown signal: requests in flight were aborted".to_owned(),
         )),
     };
+    resources.time_sync.abort();
     let stop = server.stop(threads);
     match &result {
         Ok(()) => stop.await,
@@ -135,24 +139,28 @@ struct ServerResources {
     stores: Stores,
     keys: Arc<SharedKeys>,
     clock: Arc<dyn Clock>,
+    time_sync: JoinHandle<()>,
     certificate: Option<Arc<Certificate>>,
     metrics: Option<PrometheusHandle>,
 }
 
 impl ServerResources {
     async fn open(config: &Config, stores: Stores) -> Result<Self, CliError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let certificate = bootstrap::certificate(config, Arc::clone(&clock))?;
+        let certificate = bootstrap::certificate(config, Arc::new(SystemClock))?;
         // Before any metric is recorded: earlier ones are lost.
         let metrics = telemetry::metrics::install();
         let stores = stores.measured();
-        check_replica(config, &stores, &*clock).await?;
+        check_replica(config, &stores).await?;
+        let session_time = start_session_time(config, &stores).await?;
+        let clock = session_time.clock();
+        let time_sync = tokio::spawn(session_time.run(Arc::clone(&stores.settings)));
         let keys = bootstrap::keys(config, &stores, clock.now()).await?;
         check_keys(&stores, &keys).await?;
         for warning in bootstrap::key_warnings(config)? {
             tracing::warn!("{warning}");
         }
-        Ok(Self { stores, keys: Arc::new(SharedKeys::new(keys)), clock, certificate, metrics })
+        let keys = Arc::new(SharedKeys::new(keys));
+        Ok(Self { stores, keys, clock, time_sync, certificate, metrics })
     }
 }
 
@@ -212,7 +220,6 @@ impl From<StartError> for CliError {
             StartError::Store { what, source } => {
                 Self::failed(format!("cannot read {what} from the database"), source)
             }
-            _ => Self::Refused(error.to_string()),
         }
     }
 }

@@ -130,8 +130,9 @@ impl AccessTokens {
 
     /// Issues a token for an upstream that verifies tokens with its own `audience`.
     ///
-    /// [`verify`](Self::verify) refuses such tokens. The token expires 30 seconds after the access token
-    /// of the request, so that it does not expire between the proxy and the upstream.
+    /// [`verify`](Self::verify) refuses such tokens. The token expires 30 seconds after `expires_at`, the
+    /// expiry of the access token of the request, so that it does not expire between the proxy and the
+    /// upstream.
     ///
     /// # Errors
     ///
@@ -142,7 +143,7 @@ impl AccessTokens {
         identity: &Identity,
         audience: &str,
         id: TokenId,
-        now: OffsetDateTime,
+        (now, expires_at): (OffsetDateTime, OffsetDateTime),
     ) -> Result<String, ring::error::Unspecified> {
         let claims = UpstreamClaims {
             iss: &self.settings.issuer,
@@ -150,7 +151,7 @@ impl AccessTokens {
             aud: audience,
             client_id: &self.settings.audience,
             iat: now.unix_timestamp(),
-            exp: (identity.expires_at.max(now) + UPSTREAM_EXTRA_TTL).unix_timestamp(),
+            exp: (expires_at.max(now) + UPSTREAM_EXTRA_TTL).unix_timestamp(),
             jti: id.0,
             email: &identity.email,
             roles: &identity.roles,
@@ -170,21 +171,26 @@ impl AccessTokens {
         token: &str,
         now: OffsetDateTime,
     ) -> Result<AccessToken, VerifyError> {
-        let token = self.check(keys, token, now)?;
+        let token = self.check(keys, token, Some(now))?;
         if now >= token.identity.expires_at + self.settings.leeway {
             return Err(VerifyError::Expired);
         }
         Ok(token)
     }
 
-    /// Verifies an access token without checking its expiry.
+    /// Verifies an access token without checking its times.
     #[must_use]
-    pub fn read(&self, keys: &KeyRing, token: &str, now: OffsetDateTime) -> Option<AccessToken> {
-        self.check(keys, token, now).ok()
+    pub fn read(&self, keys: &KeyRing, token: &str) -> Option<AccessToken> {
+        self.check(keys, token, None).ok()
     }
 
-    /// Performs all checks except that of `exp`.
-    fn check(&self, keys: &KeyRing, token: &str, now: OffsetDateTime) -> Result<AccessToken, VerifyError> {
+    /// Performs all checks except that of `exp`. Without a time, `iat` and `nbf` are not checked either.
+    fn check(
+        &self,
+        keys: &KeyRing,
+        token: &str,
+        now: Option<OffsetDateTime>,
+    ) -> Result<AccessToken, VerifyError> {
         let (signed, payload, signature) = split_token(token).ok_or(VerifyError::Malformed)?;
         let header = &signed[..signed.len() - payload.len() - 1];
         let key = find_key(keys, header)?;
@@ -205,22 +211,24 @@ impl AccessTokens {
         &self,
         payload: &str,
         buffer: &mut [u8],
-        now: OffsetDateTime,
+        now: Option<OffsetDateTime>,
     ) -> Result<AccessToken, VerifyError> {
         let decoded = decode(payload, buffer)?;
         let claims = serde_json::from_slice(decoded).map_err(|_| VerifyError::Malformed)?;
         self.check_claims(claims, now).ok_or(VerifyError::Malformed)
     }
 
-    fn check_claims(&self, claims: Claims<'_>, now: OffsetDateTime) -> Option<AccessToken> {
+    fn check_claims(&self, claims: Claims<'_>, now: Option<OffsetDateTime>) -> Option<AccessToken> {
         let settings = &self.settings;
         let issued_at = OffsetDateTime::from_unix_timestamp(claims.iat).ok()?;
         let exp = claims.exp.min(claims.iat.saturating_add(self.max_age_seconds()));
         let expires_at = OffsetDateTime::from_unix_timestamp(exp).ok()?;
         let not_before = claims.nbf.map(OffsetDateTime::from_unix_timestamp).transpose().ok()?;
         let is_for_gateway = claims.iss == settings.issuer && claims.aud.contains(&settings.audience);
-        let is_timely = issued_at <= now + settings.future_iat
-            && not_before.is_none_or(|not_before| not_before <= now + settings.leeway);
+        let is_timely = now.is_none_or(|now| {
+            issued_at <= now + settings.future_iat
+                && not_before.is_none_or(|not_before| not_before <= now + settings.leeway)
+        });
         // Additions to times at the end of the calendar would overflow.
         let is_in_range =
             (0..=MAX_TIMESTAMP).contains(&claims.iat) && (0..=MAX_TIMESTAMP).contains(&claims.exp);

@@ -375,6 +375,12 @@ impl SettingStore for MemoryStore {
         Ok(tables.settings.entry(name.to_owned()).or_insert_with(|| value.to_owned()).clone())
     }
 
+    async fn replace_setting(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let value = tables.settings.get_mut(name).filter(|value| *value == old);
+        Ok(value.map(|value| new.clone_into(value)).is_some())
+    }
+
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.tables().settings.insert(name.to_owned(), value.to_owned());
         Ok(())

@@ -16,6 +16,7 @@
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | token formats and signing keys |
 //! | [`weak_secret`] | the rule for secrets that are too weak to sign with |
 //! | [`key_registry`] | fingerprints of the keys, in the database |
+//! | [`session_time`] | the time of sessions, which never steps |
 //! | [`store`] | the contract of a database |
 //! | [`readiness`] | reasons for which a replica is not ready |
 //! | [`memory`] | an in-memory store |
@@ -42,6 +43,7 @@ pub mod rotation;
 #[cfg(feature = "server")]
 pub mod sample_movies;
 mod session_settings;
+pub mod session_time;
 mod single_flight;
 pub mod store;
 mod store_runtime;

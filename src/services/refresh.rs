@@ -151,24 +151,41 @@ impl Attempt<'_> {
     /// Tries the conditional update first, since it nearly always succeeds. The row is read only if it
     /// does not.
     async fn run(&self) -> AttemptResult {
-        let Refresher { issuer, store, .. } = self.refresher;
-        let grace = issuer.settings.grace;
-        if !within_grace(&self.presented, self.now, grace)
-            && self.presented.generation < u32::MAX
-            && let Some(row) = store.rotate(&self.rotation()).await?
-        {
-            return Ok(Some(RefreshOutcome::Live(Arc::new(row), SessionEvent::Rotated)));
+        let is_due = !within_grace(&self.presented, self.now, self.refresher.issuer.settings.grace)
+            && !self.is_clock_uncertain()
+            && self.presented.generation < u32::MAX;
+        if is_due && let Some(outcome) = self.rotate().await? {
+            return Ok(Some(outcome));
         }
-        let row = store.find_session(self.presented.session).await?.map(Arc::new);
-        let decision = decide(row.as_deref(), &self.presented, self.now, grace);
-        self.apply(decision, row).await
+        let row = self.refresher.store.find_session(self.presented.session).await?.map(Arc::new);
+        self.apply(self.decide(row.as_deref()), row).await
+    }
+
+    async fn rotate(&self) -> AttemptResult {
+        let row = self.refresher.store.rotate(&self.rotation()).await?;
+        Ok(row.map(|row| RefreshOutcome::Live(Arc::new(row), SessionEvent::Rotated)))
+    }
+
+    /// Decides by the row. While the clock is uncertain, a generation is not rotated unless it is confirmed: the
+    /// rotation before may be too recent. A confirmed one is not replayed, since it must have one access token.
+    fn decide(&self, row: Option<&Session>) -> Decision {
+        let grace = self.refresher.issuer.settings.grace;
+        let is_confirmed = row.is_some_and(|row| row.settled_by.is_some());
+        match decide(row, &self.presented, self.now, grace) {
+            Decision::Rotate if self.is_clock_uncertain() && !is_confirmed => Decision::Replay,
+            decision => decision,
+        }
+    }
+
+    fn is_clock_uncertain(&self) -> bool {
+        self.refresher.issuer.is_clock_uncertain(self.now)
     }
 
     /// A follower's part: decides on the leader's row with the follower's own tokens. Returns `None`
     /// if the shared result is outdated.
     async fn follow(&self, row: Arc<Session>, number: u64) -> Result<Option<RefreshOutcome>, RefreshError> {
-        let Refresher { issuer, flights, .. } = self.refresher;
-        let decision = decide(Some(&row), &self.presented, self.now, issuer.settings.grace);
+        let flights = &self.refresher.flights;
+        let decision = self.decide(Some(&row));
         let result = match decision {
             Decision::Rotate | Decision::CatchUp { .. } => Ok(None),
             // `None` if another replica terminated the session after the leader read its row.
@@ -184,7 +201,9 @@ impl Attempt<'_> {
     async fn apply(&self, decision: Decision, row: Option<Arc<Session>>) -> AttemptResult {
         let ended = |event, since| Ok(Some(RefreshOutcome::Ended { event, since }));
         match (decision, row) {
-            (Decision::Replay, Some(row)) => Ok(Some(RefreshOutcome::Live(row, SessionEvent::Replayed))),
+            (Decision::Replay, Some(row)) => {
+                Ok(Some(RefreshOutcome::Live(self.with_presented_generation(row), SessionEvent::Replayed)))
+            }
             (Decision::CatchUp { lost }, _) => self.catch_up(lost).await,
             (Decision::Ended { event, since }, _) => ended(event, Some(since)),
             (Decision::Exhausted, _) => self.terminate(EndReason::Exhausted).await,
@@ -193,11 +212,21 @@ impl Attempt<'_> {
                 self.terminate(EndReason::ReuseDetected).await
             }
             (Decision::WrongKind, _) => ended(SessionEvent::Malformed, None),
+            (Decision::Rotate, _) if self.is_clock_uncertain() => self.rotate().await,
             (Decision::Rotate, _) => Ok(None),
             (Decision::Unknown | Decision::Replay | Decision::Reuse(_), _) => {
                 ended(SessionEvent::UnknownSession, None)
             }
         }
+    }
+
+    /// Returns the row with the presented generation if that is later: the database has lost its last writes.
+    fn with_presented_generation(&self, row: Arc<Session>) -> Arc<Session> {
+        let generation = self.presented.generation;
+        if generation <= row.generation {
+            return row;
+        }
+        Arc::new(Session { generation, ..Session::clone(&row) })
     }
 
     /// Moves a row that is behind the presented token to the generation after it.
@@ -243,7 +272,7 @@ impl Attempt<'_> {
             now: self.now,
             max_rotated_at: self.now - issuer.settings.grace,
             asked_by: self.presented.access_token.map(|access| access.token),
-            key_number: issuer.keys.load().signing(self.now).number(),
+            key_number: issuer.signing_key_number(self.now),
             idle_expires_at: issuer.settings.idle_expiry(self.now),
             client: self.client,
         }

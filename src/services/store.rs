@@ -10,8 +10,8 @@
 //!    callers at most one succeeds.
 //! 3. **Durability.** Changes that give or revoke access are on disk when the call returns. A crash may
 //!    lose rotations, which [`SessionStore::catch_up`] restores, and confirmed and other
-//!    [uses](SessionStore::record_uses), which later uses repeat. It may also lose replay counts, and
-//!    deletions and terminations by the purge, which the next purge repeats.
+//!    [uses](SessionStore::record_uses), which later uses repeat. It may also lose replay counts, replaced
+//!    settings, and deletions and terminations by the purge, which the next purge repeats.
 //! 4. **Terminations are final.** Terminating a session again changes nothing: the first reason stays.
 //! 5. **Audit.** Creating a session writes [`Login`], and terminating it writes exactly one [`Ended`],
 //!    in the same transaction. A change of a user that terminates the user's sessions also writes one
@@ -258,6 +258,11 @@ pub trait SettingStore: Send + Sync + 'static {
     ///
     /// One atomic statement: concurrent callers get the same value.
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError>;
+
+    /// Replaces the value of a setting. Returns `false` if it is not `old`, or the setting does not exist.
+    ///
+    /// One conditional update. A crash may lose it.
+    async fn replace_setting(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError>;
 
     /// Sets a setting, whether or not it exists.
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError>;

@@ -32,8 +32,9 @@ use crate::session_event::SessionEvent;
 
 pub(super) const USER: UserId = UserId(Uuid::from_u128(7));
 
-/// Age beyond the grace period, including the second by which a JWT's time of issue is rounded down.
-pub(super) const BEYOND_GRACE: Duration = Duration::from_secs(62);
+/// Age beyond the grace period and the confirmation age, including the second by which a JWT's time of issue
+/// is rounded down.
+pub(super) const BEYOND_GRACE: Duration = Duration::from_secs(102);
 
 /// Default lifetime of an access token.
 pub(super) const ACCESS_TTL: Duration = Duration::from_secs(15 * 60);
@@ -289,7 +290,7 @@ impl TestStore {
         self.unavailable.store(unavailable, Ordering::SeqCst);
     }
 
-    /// Sets the time that `ended_since` returns, without a position, as a database with a clock does.
+    /// Sets the time of the database, and makes `ended_since` return no position, as a database with a clock does.
     pub(super) fn set_time(&self, time: OffsetDateTime) {
         *self.time.lock().expect("the lock is not poisoned") = Some(time);
     }
@@ -399,7 +400,9 @@ impl SessionStore for TestStore {
     }
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
-        self.call("database_time").await?.database_time().await
+        let database_time = self.call("database_time").await?.database_time().await?;
+        let time = *self.time.lock().expect("the lock is not poisoned");
+        Ok(time.unwrap_or(database_time))
     }
 }
 

@@ -33,7 +33,7 @@ use super::token_issuer::TokenIssuer;
 pub use super::token_issuer::{IssuedSession, SessionRequest, SignInError};
 use super::upstream_tokens::UpstreamTokens;
 use crate::client_info::ClientInfo;
-use crate::clock::{Clock, SystemClock, micros};
+use crate::clock::{Clock, ContinuedClock, SystemClock, micros};
 use crate::layer::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
@@ -163,7 +163,7 @@ impl Tokens {
             Arc::new(SharedKeys::new(keys)),
             AccessTokens::default(),
             SessionSettings::default(),
-            Arc::new(SystemClock),
+            Arc::new(ContinuedClock::new(SystemClock.now())),
         ))
     }
 
@@ -428,7 +428,7 @@ impl TokenService for Tokens {
         if issuer.settings.refuse_on_store_loss && revocations.is_stale() {
             return Err(VerifyError::Unavailable);
         }
-        if token.confirms_generation(now) {
+        if token.confirms_generation(now) && !issuer.is_confirmation_uncertain(now) {
             let confirmed = TokenUse { session, generation: token.generation, token: token.id };
             deferred.record_token_use(confirmed, client);
         }

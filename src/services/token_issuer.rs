@@ -11,10 +11,11 @@ use super::crypto;
 use super::jwt::{AccessToken, AccessTokens};
 use super::keys::SharedKeys;
 use super::refresh_token;
+use super::rotation::confirmation_age;
 use super::session_settings::SessionSettings;
 use super::store::StoreError;
 use crate::client_info::ClientInfo;
-use crate::clock::Clock;
+use crate::clock::{Clock, duration_micros, micros};
 use crate::identity::{Identity, Roles};
 use crate::layer::RefreshedSession;
 use crate::models::session::{Session, SessionId, SessionKind, TokenId};
@@ -107,7 +108,7 @@ impl TokenIssuer {
             email: request.email.to_owned(),
             roles: request.roles.clone(),
             generation: 1,
-            key_number: self.keys.load().signing(now).number(),
+            key_number: self.signing_key_number(now),
             created_at: now,
             rotated_at: now,
             asked_by: None,
@@ -129,7 +130,7 @@ impl TokenIssuer {
         now: OffsetDateTime,
     ) -> Result<RefreshedSession, SignInError> {
         let keys = self.keys.load();
-        let signing_key = keys.signing(now);
+        let signing_key = keys.signing(self.signing_time(now));
         let id = TokenId(random_id()?);
         let minted = self.access.mint(signing_key, session, id, now);
         let (access_token, expires_at) = minted.map_err(|_| SignInError::Random)?;
@@ -147,9 +148,33 @@ impl TokenIssuer {
         })
     }
 
-    /// Reads an access token of this service, expired ones included.
+    /// Reads an access token of this service, whatever its times.
     pub(super) fn read_access(&self, access_token: &str) -> Option<AccessToken> {
-        self.access.read(&self.keys.load(), access_token, self.clock.now())
+        self.access.read(&self.keys.load(), access_token)
+    }
+
+    /// Returns the number of the key that signs at `now`.
+    pub(super) fn signing_key_number(&self, now: OffsetDateTime) -> u8 {
+        self.keys.load().signing(self.signing_time(now)).number()
+    }
+
+    /// Returns the time that decides which key signs. New keys are dated by wall clocks, which may be ahead of
+    /// session time. The later time keeps a key active when its clock steps back.
+    pub(super) fn signing_time(&self, now: OffsetDateTime) -> OffsetDateTime {
+        now.max(self.clock.wall())
+    }
+
+    /// Returns `true` if the clock was set less than the grace period before `now`, so that the time since
+    /// earlier rotations is uncertain. Sessions are replayed then instead of rotated.
+    pub(super) fn is_clock_uncertain(&self, now: OffsetDateTime) -> bool {
+        micros(now).saturating_sub(self.clock.set_at_micros()) < duration_micros(self.settings.grace)
+    }
+
+    /// Returns `true` if the clock was set less than the confirmation age before `now`, in [`micros`], so that
+    /// tokens may be younger than they seem.
+    pub(super) fn is_confirmation_uncertain(&self, now: i64) -> bool {
+        let age = confirmation_age(self.settings.grace) + Duration::from_secs(1);
+        now.saturating_sub(self.clock.set_at_micros()) <= duration_micros(age)
     }
 }
 

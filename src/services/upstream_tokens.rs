@@ -34,9 +34,13 @@ impl UpstreamTokens {
         if let Some(bearer) = self.cache.find(identity, audience, &keys, now) {
             return Some(bearer);
         }
-        let key = Some(keys.signing(now)).filter(|key| key.algorithm() != Algorithm::Hs256)?;
+        let key = Some(keys.signing(self.issuer.signing_time(now)));
+        let key = key.filter(|key| key.algorithm() != Algorithm::Hs256)?;
         let id = TokenId(crypto::random_id().ok()?);
-        let token = self.issuer.access.mint_for_upstream(key, identity, audience, id, now).ok()?;
+        // Upstreams have wall clocks.
+        let wall = self.issuer.clock.wall();
+        let times = (wall, wall + (identity.expires_at - now));
+        let token = self.issuer.access.mint_for_upstream(key, identity, audience, id, times).ok()?;
         let bearer = Bytes::from(format!("Bearer {token}"));
         self.cache.insert(identity, audience, &keys, now, &bearer);
         Some(bearer)

@@ -141,6 +141,8 @@ async fn check_movie_and_setting_writes(database: &TestDatabase) {
     log.expect("delete_movie", FLUSHED).await;
     database.stores.settings.get_or_insert_setting("tokens.issuer", "sekisho").await.unwrap();
     log.expect("settle_setting", FLUSHED).await;
+    assert!(database.stores.settings.replace_setting("tokens.issuer", "sekisho", "other").await.unwrap());
+    log.expect("replace_setting", RELAXED).await;
 }
 
 #[tokio::test]

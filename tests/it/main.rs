@@ -6,6 +6,7 @@
 
 mod audit;
 mod cli;
+mod clock_steps;
 mod commands;
 mod concurrent_refresh;
 mod config;

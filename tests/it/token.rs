@@ -1,7 +1,5 @@
 //! `POST /token`, for FastAPI and OAuth clients.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::Request;
 use base64::Engine;
@@ -255,7 +253,7 @@ async fn replaced_refresh_token_of_a_client_is_reuse(database: TestDatabase) {
     let first = app.send(sign_in("ann@example.com", PASSWORD)).await.json();
     app.expire();
     let second = app.send(refresh(&first)).await.json();
-    app.clock.advance(Duration::from_secs(70));
+    app.clock.advance(PAST_GRACE);
     let bearer = format!("Bearer {}", second["access_token"].as_str().unwrap());
     assert_eq!(app.send(with(get("/movies"), "authorization", &bearer)).await.status, 200);
     let session = parts(&bearer).1["sid"].as_str().unwrap().parse().unwrap();

@@ -327,6 +327,7 @@ macro_rules! relaxed {
         "(SELECT set_config('synchronous_commit', 'off', true)) AS relaxed"
     };
 }
+pub(super) use relaxed;
 
 /// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
 macro_rules! advance_sql {

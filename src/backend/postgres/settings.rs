@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::PostgresStore;
+use super::sessions::relaxed;
 use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
@@ -12,6 +13,11 @@ impl SettingStore for PostgresStore {
         // A second statement, because the first cannot see a row that another transaction has inserted
         // since it began.
         Ok(sqlx::query_scalar(FIND).bind(name).fetch_one(&self.pool).await?)
+    }
+
+    async fn replace_setting(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query(REPLACE).bind(name).bind(old).bind(new);
+        Ok(query.execute(&self.relaxed).await?.rows_affected() > 0)
     }
 
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
@@ -31,6 +37,9 @@ const INSERT: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) O
 
 const SET: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+const REPLACE: &str =
+    concat!("UPDATE myapi.settings SET value = $3 FROM ", relaxed!(), " WHERE name = $1 AND value = $2");
 
 const LIST: &str = "SELECT name, value FROM myapi.settings WHERE starts_with(name, $1)";
 

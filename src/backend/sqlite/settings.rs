@@ -19,6 +19,11 @@ impl SettingStore for SqliteStore {
         .await
     }
 
+    async fn replace_setting(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        let query = sqlx::query(REPLACE).bind(name.to_owned()).bind(old.to_owned()).bind(new.to_owned());
+        Ok(self.execute(Durability::Relaxed, query).await? > 0)
+    }
+
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
         let query = sqlx::query(SET).bind(name.to_owned()).bind(value.to_owned());
         self.execute(Durability::Flushed, query).await.map(drop)
@@ -38,6 +43,8 @@ const INSERT: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONF
 
 const SET: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+const REPLACE: &str = "UPDATE settings SET value = $3 WHERE name = $1 AND value = $2";
 
 const LIST: &str = "SELECT name, value FROM settings WHERE substr(name, 1, length($1)) = $1";
 

@@ -121,6 +121,28 @@ async fn access_token_within_the_grace_is_replayed_without_an_update() {
     assert_eq!(fixture.store.take_calls(), ["rotate"], "a refresh takes one statement");
 }
 
+/// A refresh at the end of the grace period is replayed. A request with the older access token that was sent
+/// before the response arrived is no confirmed use, or the new token would be that of a second client.
+#[tokio::test]
+async fn request_in_flight_during_a_replay_confirms_no_generation() {
+    let (fixture, mut client) = TokensFixture::with_browser().await;
+    let older = client.clone();
+    fixture.advance(MINUTE + SECOND);
+    fixture.expect_refresh(&mut client, SessionEvent::Replayed).await;
+    let use_and_flush = async |client: &TestClient| {
+        crate::layer::TokenService::verify(&fixture.tokens, client.access.as_deref().unwrap())
+            .expect("valid");
+        fixture.tokens.flush_deferred().await.expect("the store responds");
+        fixture.row(client).await
+    };
+    // A sixth of the grace period until the response is sent, a quarter in flight, a quarter for clocks.
+    fixture.advance(MINUTE / 6 + MINUTE / 4 + MINUTE / 4);
+    assert_eq!(use_and_flush(&older).await.settled_by, None);
+    fixture.advance(BEYOND_GRACE);
+    let row = use_and_flush(&client).await;
+    assert_eq!((row.settled_by, row.end), (Some(fixture.id(&client)), None));
+}
+
 #[tokio::test]
 async fn lost_response_is_replayed_on_every_retry() {
     let (fixture, mut client) = TokensFixture::with_expired_access_token().await;

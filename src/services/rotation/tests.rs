@@ -154,6 +154,12 @@ fn token_further_behind_is_reuse_with_any_access_token() {
 }
 
 #[test]
+fn token_ahead_with_a_young_access_token_is_replayed() {
+    let young = presented(8, Some((8, token(2, 0))));
+    assert_eq!(decision(&row(), &young), Decision::Replay);
+}
+
+#[test]
 fn token_ahead_catches_up() {
     assert_eq!(decision(&row(), &presented(8, None)), Decision::CatchUp { lost: 1 });
     assert_eq!(decision(&row(), &presented(12, None)), Decision::CatchUp { lost: 5 });

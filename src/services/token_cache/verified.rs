@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::models::session::TokenId;
 use crate::services::jwt::AccessToken;
 use crate::services::keys::KeyRing;
+use crate::services::rotation::confirmation_age;
 
 /// The verified tokens of one [`Tokens`](crate::services::token::Tokens), separate on each thread.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl CachedToken {
         let expires_at = token.identity.expires_at;
         Self {
             refresh_at: micros(expires_at - (expires_at - token.issued_at) / 10),
-            confirms_after: micros(token.reference().older_than_from(grace)),
+            confirms_after: micros(token.reference().older_than_from(confirmation_age(grace))),
             identity: token.identity,
             id: token.id,
             generation: token.generation,
@@ -48,8 +49,7 @@ impl CachedToken {
         now >= self.refresh_at
     }
 
-    /// Returns `true` if a use at `now` is a confirmed use: later than the grace period after the
-    /// token's issue.
+    /// Returns `true` if a use at `now` is a [confirmed use](crate::services::rotation#confirmed-use).
     pub(in crate::services) fn confirms_generation(&self, now: i64) -> bool {
         now > self.confirms_after
     }
@@ -150,7 +150,7 @@ mod tests {
         let due = NOW + LIFETIME - LIFETIME / 10;
         assert!(token.is_due(micros(due)) && !token.is_due(micros(due - microsecond)));
         // The time of issue is rounded down to whole seconds.
-        let confirmed = NOW + GRACE + Duration::from_secs(1);
+        let confirmed = NOW + confirmation_age(GRACE) + Duration::from_secs(1);
         assert!(token.confirms_generation(micros(confirmed + microsecond)));
         assert!(!token.confirms_generation(micros(confirmed)));
     }

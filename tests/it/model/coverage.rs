@@ -34,6 +34,11 @@ pub(super) enum CoverageEvent {
     RevocationsStale,
     /// The clock skew of the replicas exceeds a fifth of the grace.
     ClocksSkewed,
+    ClockSetBack,
+    ClockSetAhead,
+    AllRestarted,
+    /// All replicas were restarted, and the time in between is uncertain.
+    UncertainStart,
     /// A confirmed use was written more than 900 ms later.
     ConfirmedLate,
     // Refreshes.

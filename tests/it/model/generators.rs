@@ -8,6 +8,7 @@ use super::world::MAX_DISK_DELAY;
 pub(super) const SECOND: i64 = 1_000;
 pub(super) const MINUTE: i64 = 60 * SECOND;
 pub(super) const HOUR: i64 = 60 * MINUTE;
+pub(super) const DAY: i64 = 24 * HOUR;
 
 /// Limits of the faults and delays.
 struct Limits {
@@ -42,11 +43,56 @@ pub(super) fn with_theft(seed: u64) -> Script {
     script
 }
 
+/// Like [`honest`], with wall clocks that are set, and restarts around these times.
+pub(super) fn with_clock_steps(seed: u64) -> Script {
+    let mut script = honest(seed);
+    add_clock_steps(&mut Random(!seed), &mut script, 30 * DAY);
+    script
+}
+
+/// Adds wall clocks that are set back by up to 30 days and ahead by up to `max_ahead`, and restarts.
+pub(super) fn add_clock_steps(random: &mut Random, script: &mut Script, max_ahead: i64) {
+    // A replica that is restarted may be ahead of the others by an eighth of the grace period.
+    for clock in &mut script.settings.clocks {
+        *clock /= 2;
+    }
+    let end = script.actions.last().map_or(0, |(time, _)| *time);
+    for _ in 0..random.between(1, 6) {
+        let mut time = match script.actions.get(random.up_to(script.actions.len() as i64 - 1) as usize) {
+            Some((time, _)) if random.one_in(2) => time + random.skewed(5 * SECOND),
+            _ => random.up_to(end),
+        };
+        for _ in 0..random.between(1, 3) {
+            let action = match random.up_to(5) {
+                0 => Action::CrashReplica { replica: random.up_to(7) as usize },
+                1 | 2 => {
+                    let down = if random.one_in(3) { random.up_to(HOUR) } else { random.skewed(MINUTE) };
+                    Action::RestartAll { down, is_reboot: random.one_in(2) }
+                }
+                _ => Action::StepClock { by: any_step(random, max_ahead), only_database: random.one_in(3) },
+            };
+            script.actions.push((time, action));
+            time += random.skewed(2 * script.settings.grace);
+        }
+    }
+    script.actions.sort_by_key(|(time, _)| *time);
+}
+
+/// Returns a step from a second to 30 days, of any order of magnitude.
+fn any_step(random: &mut Random, max_ahead: i64) -> i64 {
+    let magnitude = [MINUTE, HOUR, DAY, 30 * DAY][random.up_to(3) as usize];
+    let step = random.between(SECOND, magnitude);
+    if random.one_in(2) { -step } else { step.min(max_ahead) }
+}
+
 /// Thefts with few requests, one after the other. No fault except crashes.
 pub(super) fn sequential(seed: u64) -> Script {
     let mut script = with_theft(seed);
     let random = &mut Random(!seed);
     script.settings.jitter = 0;
+    if random.one_in(3) {
+        add_clock_steps(random, &mut script, HOUR);
+    }
     let actions = std::mem::take(&mut script.actions);
     script.actions =
         actions.into_iter().flat_map(|(time, action)| one_by_one(random, time, action)).collect();
@@ -106,6 +152,7 @@ pub(super) fn slow_responses(seed: u64) -> Script {
 pub(super) fn with_mutation(seed: u64, mutation: Mutation) -> Script {
     let mut script = match mutation {
         Mutation::UsesIgnored => slow_responses(seed),
+        Mutation::WallClocks => with_clock_steps(seed),
         _ => with_theft(seed),
     };
     script.settings.mutation = Some(mutation);
@@ -139,6 +186,9 @@ fn build(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, th
         if limits.crashes && random.one_in(15) {
             time += settings.access_ttl;
             add_late_crash(random, &settings, limits, browsers, time, &mut actions);
+        } else if random.one_in(15) {
+            time += settings.access_ttl;
+            add_late_replay(random, &settings, limits, browsers, time, &mut actions);
         } else if random.one_in(25) {
             time += settings.access_ttl;
             add_concurrent_actions(random, &settings, limits, browsers, time, &mut actions);
@@ -255,6 +305,7 @@ fn any_action(
         4 => Action::CrashStore { lost: random.skewed(settings.grace * 4) },
         5 => Action::CrashStore { lost: random.up_to(SECOND) },
         6 => Action::StoreDown { until: time + random.skewed(settings.grace * 2) },
+        22 | 23 => Action::Ask { browser, purpose: Purpose::Refresh, request },
         21 => Action::EndExpired { replica: random.up_to(7) as usize },
         7 | 8 => Action::Ask { browser, purpose: Purpose::SignIn, request },
         9 if random.one_in(3) => Action::Ask { browser, purpose: Purpose::SignOut, request },
@@ -306,6 +357,46 @@ fn add_late_crash(
     for after in [0, 0, 0, 1, 1, 2, 5, 20] {
         let requests = (0..3).map(|_| request(random)).collect();
         actions.push((lasting + after * SECOND + random.up_to(SECOND), Action::Burst { browser, requests }));
+    }
+}
+
+/// Adds a rotation, an explicit refresh at the end of the grace period, which is replayed, and requests with
+/// the older access token that were sent just before the response. Then the new token is confirmed.
+fn add_late_replay(
+    random: &mut Random,
+    settings: &Settings,
+    limits: &Limits,
+    browsers: usize,
+    time: i64,
+    actions: &mut Vec<(i64, Action)>,
+) {
+    let Settings { grace, ref clocks, .. } = *settings;
+    let browser = random.up_to(browsers as i64 - 1) as usize;
+    let page = |random: &mut Random| Request {
+        replica: random.up_to(7) as usize,
+        up: limits.latency - random.skewed(limits.latency),
+        store: 1,
+        upstream: 1,
+        down: limits.latency - random.skewed(limits.latency),
+        ..Request::default()
+    };
+    let rotation = Request { up: 1, down: 1, ..page(random) };
+    let replay = Request { up: 1, upstream: grace / 6 - random.up_to(SECOND), ..page(random) };
+    let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
+    let replayed = time + grace + random.up_to(apart + SECOND) - random.skewed(SECOND);
+    let arrived = replayed + replay.upstream + replay.down;
+    actions.extend([
+        (time, Action::Burst { browser, requests: vec![rotation] }),
+        (replayed, Action::Ask { browser, purpose: Purpose::Refresh, request: replay }),
+    ]);
+    for _ in 0..3 {
+        let requests = vec![page(random)];
+        actions.push((arrived - random.skewed(SECOND), Action::Burst { browser, requests }));
+    }
+    for after in [0, 1, 1, 2, 4] {
+        let requests = vec![Request { up: 1, ..page(random) }];
+        let time = replayed + grace * 5 / 3 + after * SECOND + random.up_to(apart + SECOND);
+        actions.push((time, Action::Burst { browser, requests }));
     }
 }
 

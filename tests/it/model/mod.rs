@@ -12,6 +12,7 @@
 //! - [`differential_replay`]: replays runs with the real layer, tokens and store
 //! - [`state_space`]: every order of events in a small model
 //! - [`interleavings`]: every order of events around the real single flight
+//! - [`clock_steps`]: wall clocks that step
 //! - [`rules`]: Sekisho's rotation rules and common alternatives; [`rule_comparison`] prints a table
 //! - [`coverage`]: counts events, so that a generator that stops producing one is noticed
 //!
@@ -32,6 +33,7 @@ use self::script::{Mutation, Script, Scripts};
 use self::world::{Outcome, World};
 use crate::test_seed::proptest_config;
 
+mod clock_steps;
 mod coverage;
 mod differential_replay;
 mod differential_store;

@@ -57,7 +57,7 @@ pub(super) struct Settings {
     pub(super) max_per_user: u32,
     /// True if valid tokens are rejected while the revocation list is stale.
     pub(super) refuse_on_store_loss: bool,
-    /// Offset of each replica's clock from the true time.
+    /// Offset of each replica's session time from the true time, at first.
     pub(super) clocks: Vec<i64>,
     /// The mutation of the store or of the replicas.
     pub(super) mutation: Option<Mutation>,
@@ -80,10 +80,12 @@ pub(super) enum Mutation {
     UnauditedReuse,
     /// Uses do not postpone the idle expiry.
     UsesIgnored,
+    /// The replicas use their wall clocks instead of session time.
+    WallClocks,
 }
 
 impl Mutation {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::AuditUnflushed,
         Self::RepeatedEnd,
         Self::PollerStops,
@@ -91,6 +93,7 @@ impl Mutation {
         Self::SignInIgnoresPasswordChange,
         Self::UnauditedReuse,
         Self::UsesIgnored,
+        Self::WallClocks,
     ];
 
     /// Returns a part of the report of the invariant that it breaks.
@@ -101,6 +104,7 @@ impl Mutation {
             Self::UnconditionalRotation => "was created twice",
             Self::SignInIgnoresPasswordChange => "is active on an old password",
             Self::UsesIgnored => "was used, and idled out",
+            Self::WallClocks => "for reuse without a theft",
         }
     }
 }
@@ -140,6 +144,8 @@ pub(super) enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Page,
+    /// `POST /auth/refresh`, which refreshes a valid access token too.
+    Refresh,
     SignIn,
     SignOut,
     SignOutAll,
@@ -156,8 +162,12 @@ pub(super) enum Action {
     Crash { browser: usize },
     /// The browser crashes `after` the next cookies of another generation have arrived.
     CrashAfterRotation { browser: usize, after: i64 },
-    /// The replica loses its memory and its requests in flight.
+    /// The replica loses its memory and its requests in flight, and starts again.
     CrashReplica { replica: usize },
+    /// All replicas stop, and start again after `down`.
+    RestartAll { down: i64, is_reboot: bool },
+    /// The wall clocks of the database and of all replicas, or only the database's, are set.
+    StepClock { by: i64, only_database: bool },
     /// The store loses the rotations of the last `lost` milliseconds.
     CrashStore { lost: i64 },
     /// The store is unavailable.

@@ -8,7 +8,9 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use sekisho::models::session::{AccessTokenRef, Session, SessionKind, TokenId};
-use sekisho::services::rotation::{AccompanyingAccessToken, Decision, PresentedToken, decide};
+use sekisho::services::rotation::{
+    AccompanyingAccessToken, Decision, PresentedToken, confirmation_age, decide,
+};
 use uuid::Uuid;
 
 use super::store::{Store, at, session_id};
@@ -129,7 +131,7 @@ impl State {
             self.messages[free] = Some(Message { way, jar: self.jar, until: self.now + 1 });
             return Some(Ok(self));
         }
-        let lasting = reference(access).older_than(GRACE, at(i64::from(clock) * TICK));
+        let lasting = reference(access).older_than(confirmation_age(GRACE), at(i64::from(clock) * TICK));
         if !lasting || self.row.generation != generation || self.row.settled_by == Some(access.id) {
             return None;
         }
@@ -262,5 +264,5 @@ fn no_order_of_events_signs_browser_out() {
 
 #[test]
 fn clock_skew_beyond_the_grace_signs_browser_out() {
-    assert!(explore(World { ahead: 3, horizon: 18 }).is_err());
+    assert!(explore(World { ahead: 4, horizon: 18 }).is_err());
 }

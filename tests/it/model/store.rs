@@ -65,6 +65,9 @@ pub(super) struct Row {
     pub(super) session: Session,
     /// True time of its termination.
     pub(super) ended: Option<i64>,
+    /// True times of its creation and of its last two refreshes, the latest first.
+    pub(super) created: i64,
+    pub(super) refreshed: [i64; 2],
     /// Number of the password that it was created with, or that kept it.
     pub(super) password: u32,
     /// True if its tokens were stolen.
@@ -152,6 +155,8 @@ impl Store {
             promised_expiry: None,
             session,
             ended: None,
+            created: t,
+            refreshed: [t; 2],
             password: made_with.unwrap_or(password),
             stolen: false,
             first_use: None,
@@ -236,6 +241,7 @@ impl Store {
         }
         self.unflushed.push(Unflushed { at: t, place: step.place, before: session.clone(), entry: None });
         row.expiries_before.push((t, session.expires_at()));
+        row.refreshed = [t, row.refreshed[0]];
         session.generation = step.from + 1;
         session.rotated_at = step.now;
         session.asked_by = step.asked_by;
@@ -369,6 +375,8 @@ impl Store {
                 None => row.session.end,
             };
             row.session = Session { end, ..last.before };
+            // The time of the refresh before is not known.
+            row.refreshed = [row.created; 2];
             forgotten += 1;
         }
         for row in &mut self.rows {

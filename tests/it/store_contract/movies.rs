@@ -150,6 +150,18 @@ pub(super) async fn settings_can_be_replaced_and_deleted(stores: &Stores) {
         settings.set_setting("x", value).await.unwrap();
         assert_eq!(settings.get_or_insert_setting("x", "third").await.unwrap(), value);
     }
+    for (name, old, new, is_replaced) in [
+        ("x", "first", "third", false),
+        ("absent", "", "third", false),
+        ("x", "", "third", true),
+        ("x", "third", "", true),
+    ] {
+        assert_eq!(
+            settings.replace_setting(name, old, new).await.unwrap(),
+            is_replaced,
+            "{name} {old} {new}"
+        );
+    }
     settings.set_setting("x.1", "%").await.unwrap();
     settings.set_setting("y.1", "").await.unwrap();
     let mut listed = settings.list_settings("x").await.unwrap();

@@ -39,8 +39,9 @@ pub(crate) const IDLE_TTL: Duration = Duration::from_secs(14 * 86_400);
 pub(crate) const ABSOLUTE_TTL: Duration = Duration::from_secs(90 * 86_400);
 const LEEWAY: Duration = Duration::from_secs(5);
 
-/// Longer than the grace by more than a second, since token times are whole seconds.
-pub(crate) const PAST_GRACE: Duration = Duration::from_secs(62);
+/// Longer than the grace period and the confirmation age, by more than a second, since token times are whole
+/// seconds.
+pub(crate) const PAST_GRACE: Duration = Duration::from_secs(102);
 
 /// A gateway with a database of its own.
 pub(crate) struct TestApp {

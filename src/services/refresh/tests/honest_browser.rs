@@ -30,10 +30,13 @@ enum Action {
     DelayResponse,
     /// Receives the delayed responses.
     ReceiveDelayed,
-    /// Sends a request with the current cookies, which arrives at the next [`Action::DeliverDelayed`].
+    /// Sends a request with the current cookies, which arrives at the next [`Action::DeliverDelayed`] or
+    /// [`Action::UseDelayed`].
     DelayRequest,
     /// Delivers the delayed requests, which refresh, and receives their responses.
     DeliverDelayed,
+    /// Delivers the delayed requests, which may confirm the generation of their cookies.
+    UseDelayed,
     /// Flushes the deferred writes.
     FlushDeferred,
     /// Restarts with the cookies on disk.
@@ -57,6 +60,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         2 => Just(Action::ReceiveDelayed),
         2 => Just(Action::DelayRequest),
         2 => Just(Action::DeliverDelayed),
+        2 => Just(Action::UseDelayed),
         2 => Just(Action::FlushDeferred),
         2 => Just(Action::Crash),
     ];
@@ -105,6 +109,11 @@ impl Browser {
                 for (_, client) in std::mem::take(&mut self.delayed_requests) {
                     let response = self.refresh(&client).await?;
                     self.store_cookies(response);
+                }
+            }
+            Action::UseDelayed => {
+                for (_, client) in std::mem::take(&mut self.delayed_requests) {
+                    _ = self.fixture.tokens.verify(client.access.as_deref().unwrap());
                 }
             }
             Action::FlushDeferred => self.fixture.tokens.flush_deferred().await.expect("the store responds"),

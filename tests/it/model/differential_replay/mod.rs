@@ -16,7 +16,10 @@ use futures_util::FutureExt;
 use sekisho::client_info::ClientInfo;
 use sekisho::clock::ManualClock;
 use sekisho::identity::Identity;
-use sekisho::layer::{CookiePolicy, Reject401, SESSION_EVENT_HEADER, SilentRefreshLayer};
+use sekisho::layer::{
+    CookiePolicy, RefreshError, RefreshRequest, Reject401, SESSION_EVENT_HEADER, SilentRefreshLayer,
+    TokenService,
+};
 use sekisho::models::session::{EndReason, SessionId, TokenId};
 use sekisho::models::user::{Role, User};
 use sekisho::services::jwt::{AccessTokens, JwtSettings};
@@ -147,19 +150,29 @@ impl RealServices {
 
     fn replay(mut self, trace: &[TraceRecord], model: &Store) -> Result<(), Difference> {
         for traced in trace {
-            let TraceRecord { replica, clock, ref what, .. } = *traced;
-            self.replicas[replica].clock.set(at(clock));
+            let TraceRecord { clock, ref what, .. } = *traced;
+            self.set_clock(traced);
             self.apply(traced).map_err(|difference| format!("{difference}, after {what:?} at {clock} ms"))?;
         }
         self.compare(model)
     }
 
+    fn set_clock(&self, traced: &TraceRecord) {
+        let clock = &self.replicas[traced.replica].clock;
+        clock.set(at(traced.clock));
+        if let Some(set_at) = traced.set_at {
+            clock.mark_set_at(at(set_at));
+        }
+    }
+
     fn apply(&mut self, traced: &TraceRecord) -> Result<(), Difference> {
-        let TraceRecord { at, replica, clock, ref what } = *traced;
+        let TraceRecord { at, replica, clock, ref what, .. } = *traced;
         match what {
-            TraceEvent::Responded { cookies, response: expected_response, fresh, row } => {
-                let response =
-                    self.unflushed(at, |services| services.send_request(replica, clock, cookies, *fresh));
+            TraceEvent::Responded { cookies, is_explicit, response: expected_response, fresh, row } => {
+                let response = self.unflushed(at, |services| match is_explicit {
+                    true => services.refresh_explicitly(replica, cookies, *fresh),
+                    false => services.send_request(replica, clock, cookies, *fresh),
+                });
                 differ("response", &expected(*expected_response), &response)?;
                 self.compare_row(row, cookies.session)
             }
@@ -178,6 +191,7 @@ impl RealServices {
             TraceEvent::ReplicaCrashed => {
                 self.replicas[replica].poller.abort();
                 self.replicas[replica] = self.replica(clock);
+                self.set_clock(traced);
                 Ok(())
             }
             event => {
@@ -251,6 +265,46 @@ impl RealServices {
         }
         let event = response.headers().get(SESSION_EVENT_HEADER);
         (response.status().as_u16(), event.map(|value| value.to_str().unwrap().to_owned()))
+    }
+
+    /// Refreshes as `POST /auth/refresh` does, and returns the status and the session event.
+    fn refresh_explicitly(
+        &mut self,
+        replica: usize,
+        cookies: &Cookies,
+        fresh: Option<Cookies>,
+    ) -> (u16, Option<String>) {
+        let tokens = self.replicas[replica].tokens.clone();
+        let mut pairs =
+            self.cookies[&cookies.access.id].split("; ").map(|pair| pair.split_once('=').unwrap());
+        let (_, access_token) = pairs.next().unwrap();
+        let (_, refresh_token) = pairs.next().unwrap();
+        let runtime = self.runtime.handle();
+        let verify = || {
+            let _inside = runtime.enter();
+            tokens.verify(access_token)
+        };
+        let verified = thread::scope(|scope| scope.spawn(verify).join()).unwrap();
+        let request = RefreshRequest {
+            refresh_token: refresh_token.to_owned(),
+            access_token: Some(access_token.to_owned()),
+            expected_session: verified.ok().map(|verified| verified.identity.session),
+            ..RefreshRequest::default()
+        };
+        match self.wait(tokens.refresh(request)) {
+            Ok(refreshed) => {
+                if let Some(fresh) = fresh {
+                    let policy = CookiePolicy::default();
+                    let [access, refresh] = policy.names();
+                    let cookies =
+                        format!("{access}={}; {refresh}={}", refreshed.access_token, refreshed.refresh_token);
+                    self.remember_tokens(fresh.access, &refreshed.access_token, cookies);
+                }
+                (200, Some(refreshed.event.to_string()))
+            }
+            Err(RefreshError::SessionEnded { event, .. }) => (401, Some(event.to_string())),
+            Err(_) => (503, Some("store_unavailable".to_owned())),
+        }
     }
 
     fn sign_in(

@@ -21,6 +21,8 @@ impl World<'_> {
                 self.holders[*browser].crash_after = Some(*after);
             }
             Action::CrashReplica { replica } => self.crash_replica(*replica % self.replicas.len()),
+            Action::RestartAll { down, is_reboot } => self.stop_all(*down, *is_reboot),
+            Action::StepClock { by, only_database } => self.step_clock(*by, *only_database),
             Action::CrashStore { lost } => self.crash_store(*lost),
             Action::StoreDown { until } => self.take_store_down(*until),
             Action::EndExpired { replica } => self.end_expired(*replica % self.replicas.len()),
@@ -103,9 +105,17 @@ impl World<'_> {
     }
 
     fn crash_replica(&mut self, replica: usize) {
-        let Replica { clock, life, ref flights, .. } = self.replicas[replica];
+        if !self.is_stopped() {
+            self.restart_clock(replica);
+            self.restart_replica(replica);
+        }
+    }
+
+    /// Drops the memory of a replica, whose clock was set.
+    pub(super) fn restart_replica(&mut self, replica: usize) {
+        let Replica { clock, set_at, life, ref flights, .. } = self.replicas[replica];
         let lost = flights.iter().any(|&number| self.flights[number].completed.is_none());
-        self.replicas[replica] = Replica { clock, life: life + 1, ..Replica::default() };
+        self.replicas[replica] = Replica { clock, set_at, life: life + 1, ..Replica::default() };
         // It polls before it is ready.
         self.add_all_revocations(replica);
         self.record_event(replica, TraceEvent::ReplicaCrashed);

@@ -13,6 +13,9 @@ impl World<'_> {
     }
 
     pub(super) fn arrive(&mut self, request: usize) {
+        if self.is_stopped() {
+            return;
+        }
         let replica = self.replica(request);
         self.requests[request].replica_life = self.replicas[replica].life;
         if matches!(self.requests[request].purpose, Purpose::SignIn | Purpose::SignOut) {
@@ -36,11 +39,12 @@ impl World<'_> {
             self.record_confirmed_use(replica, cookies, clock);
         }
         let due = clock >= access.expires * 1_000 - (access.expires - access.issued) * 100;
-        if valid && !due {
+        let is_explicit = self.requests[request].purpose == Purpose::Refresh;
+        if valid && !due && !is_explicit {
             return self.pass(request);
         }
-        self.requests[request].has_valid_token = valid;
-        if valid {
+        self.requests[request].has_valid_token = valid && !is_explicit;
+        if self.requests[request].has_valid_token {
             self.after(REFRESH_TIMEOUT, Event::RefreshTimeout(request));
         }
         self.join_flight(request);
@@ -85,8 +89,10 @@ impl World<'_> {
             self.check_accepted(request, cookies.session);
         }
         let in_flight = &self.requests[request];
-        let event =
-            if in_flight.purpose == Purpose::Page { Event::Respond(request) } else { Event::Handle(request) };
+        let event = match in_flight.purpose {
+            Purpose::Page | Purpose::Refresh => Event::Respond(request),
+            _ => Event::Handle(request),
+        };
         self.after(in_flight.plan.upstream, event);
     }
 
@@ -112,6 +118,7 @@ impl World<'_> {
         if event == SessionEvent::IdleExpired && self.requests[request].holder != self.thief() {
             self.record(CoverageEvent::RejectedAsIdle);
         }
+        self.check_expiry(cookies.session, event);
         let (row, now) = (&self.store.rows[cookies.session], at(self.clock(request)));
         // A replica whose clock is behind may refresh a session that has expired for this one.
         let expired =
@@ -131,6 +138,23 @@ impl World<'_> {
             self.violate(|| {
                 format!("session {} ended by {reason:?}, and its browser received {event}", cookies.session)
             });
+        }
+    }
+
+    /// Checks that a session does not expire early by the true time, unless all replicas have started at an
+    /// uncertain time since its last refresh.
+    fn check_expiry(&mut self, session: usize, event: SessionEvent) {
+        let row = &self.store.rows[session];
+        let Settings { access_ttl, idle_ttl, absolute_ttl, grace, .. } = *self.settings;
+        let (since, lifetime) = match event {
+            // A replica whose clock is behind may have refreshed a session that has expired for this one.
+            SessionEvent::IdleExpired => (row.refreshed[1], access_ttl + idle_ttl),
+            SessionEvent::AbsoluteExpired => (row.created, absolute_ttl),
+            _ => return,
+        };
+        let is_certain = self.clocks.uncertain_start.is_none_or(|start| start < since);
+        if is_certain && self.settings.mutation.is_none() && self.now - since + 2 * grace < lifetime {
+            self.violate(|| format!("session {session} received {event} early"));
         }
     }
 

@@ -5,11 +5,13 @@
 //! decided by their own tokens.
 //!
 //! - [`actions`]: the script's actions
+//! - [`clocks`]: session time of the replicas, and wall clocks that step
 //! - [`layer`] and [`refresh`]: access tokens and refreshes
 //! - [`sessions`]: sign-ins, password changes and terminations
 //! - [`responses`]: delivery of responses
 
 mod actions;
+mod clocks;
 mod layer;
 mod refresh;
 mod responses;
@@ -32,6 +34,7 @@ use super::script::{Action, Mutation, Purpose, Request, Script, Settings};
 use super::store::{Row, Store, USERS, at};
 use super::thief::Thief;
 
+use self::clocks::Clocks;
 pub(super) use self::trace::{SessionResponse, TraceEvent, TraceRecord};
 
 /// Time for which the result of a flight is shared.
@@ -142,7 +145,10 @@ struct Flight {
 
 #[derive(Debug, Default)]
 struct Replica {
+    /// Offset of its session time from the true time.
     clock: i64,
+    /// The session time before which durations are uncertain.
+    set_at: Option<i64>,
     /// Number of its crashes.
     life: u32,
     /// Indices into [`World::flights`].
@@ -172,6 +178,7 @@ enum Event {
     Deliver(usize),
     FlushDeferred(usize, u32),
     Poll(usize),
+    StartAll,
     Disk(usize, u32),
     Crash(usize, u32),
 }
@@ -200,6 +207,7 @@ pub(super) struct World<'a> {
     store: Store,
     /// Start and end of its last outage.
     down: (i64, i64),
+    clocks: Clocks,
     replicas: Vec<Replica>,
     /// The browsers, then the thief.
     holders: Vec<CookieHolder>,
@@ -249,6 +257,7 @@ impl<'a> World<'a> {
             queued: 0,
             store: Store::with_mutation(settings.mutation),
             down: (0, 0),
+            clocks: Clocks::default(),
             replicas: clocks.map(|&clock| Replica { clock, ..Replica::default() }).collect(),
             holders: vec![CookieHolder::default(); script.browsers + 1],
             requests: Vec::new(),
@@ -281,6 +290,7 @@ impl<'a> World<'a> {
             Event::Deliver(request) => self.deliver(request),
             Event::FlushDeferred(replica, life) => self.flush_deferred(replica, life),
             Event::Poll(replica) => self.poll(replica),
+            Event::StartAll => self.start_all(),
             Event::Disk(holder, life) => self.write_disk(holder, life),
             Event::Crash(holder, life) => self.crash(holder, life),
         }
@@ -323,7 +333,7 @@ impl Settings {
     fn would_confirm(&self, cookies: Cookies, now: i64) -> bool {
         let age = now - cookies.access.issued * 1_000;
         let good = now < cookies.access.expires * 1_000 + self.leeway + self.grace / 4;
-        good && age > self.grace / 2
+        good && age > self.grace
     }
 }
 

@@ -9,14 +9,13 @@ use crate::model::store::{Step, session_id};
 impl World<'_> {
     fn presented(&self, request: usize) -> Option<PresentedToken> {
         let cookies = self.requests[request].cookies?;
-        let readable = self.is_readable(cookies.access, self.clock(request));
         let beside =
             AccompanyingAccessToken { token: cookies.access.reference(), generation: cookies.generation };
         Some(PresentedToken {
             session: session_id(cookies.session),
             generation: cookies.generation,
             kind: self.settings.rules.kind(),
-            access_token: readable.then_some(beside),
+            access_token: Some(beside),
         })
     }
 
@@ -80,7 +79,8 @@ impl World<'_> {
         let young = self.settings.rules.waits_for_grace()
             && self
                 .presented(leader)
-                .is_some_and(|presented| within_grace(&presented, now, self.settings.grace()));
+                .is_some_and(|presented| within_grace(&presented, now, self.settings.grace()))
+            || self.is_clock_uncertain(leader, now);
         self.after(store, if young { Event::Read(number) } else { Event::Rotate(number) });
     }
 
@@ -148,11 +148,15 @@ impl World<'_> {
         let store = self.requests[leader].plan.store;
         match decision {
             Some(Decision::Replay) => {
+                let row = Session { generation: row.generation.max(cookies.generation), ..row };
                 self.complete(number, Some(Resolved::Live(Rc::new(row), SessionEvent::Replayed)));
             }
             Some(Decision::CatchUp { .. }) => self.after(store, Event::CatchUp(number)),
             Some(Decision::Reuse(_)) => self.after(store, Event::EndByReuse(number)),
             Some(Decision::Ended { event, .. }) => self.complete(number, Some(Resolved::Over(event))),
+            Some(Decision::Rotate) if self.is_clock_uncertain(leader, began) => {
+                self.after(store, Event::Rotate(number));
+            }
             Some(Decision::Rotate) => self.step(number),
             other => self.violate(|| format!("unexpected decision {other:?}")),
         }
@@ -163,7 +167,10 @@ impl World<'_> {
         let place = self.requests[request].cookies?.session;
         let first_use = self.store.rows[place].first_use;
         let first_use = first_use.filter(|&(generation, _)| generation == row.generation).map(|(_, at)| at);
-        Some(self.settings.rules.decide(Some(row), first_use, &presented, now, self.settings.grace()))
+        let decision =
+            self.settings.rules.decide(Some(row), first_use, &presented, now, self.settings.grace());
+        let is_uncertain = self.is_clock_uncertain(request, now) && row.settled_by.is_none();
+        Some(if decision == Decision::Rotate && is_uncertain { Decision::Replay } else { decision })
     }
 
     pub(super) fn catch_up(&mut self, number: usize) {

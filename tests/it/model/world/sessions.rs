@@ -1,6 +1,7 @@
 //! Sign-ins, sign-outs, password changes, other terminations, and confirmed use.
 
 use sekisho::models::user::UserId;
+use sekisho::services::rotation::confirmation_age;
 use sekisho::services::store::SessionTermination;
 
 use super::*;
@@ -111,7 +112,9 @@ impl World<'_> {
         let password = |user: UserId| {
             (0..USERS).find(|&number| user_id(number) == user).map(|number| self.store.passwords[number])
         };
-        let lives = |row: &Row| row.ended.is_none() && row.session.termination(at(self.now)).is_none();
+        let clock = self.replicas.iter().map(|replica| replica.clock).max().unwrap_or(0).max(0);
+        let lives =
+            |row: &Row| row.ended.is_none() && row.session.termination(at(self.now + clock)).is_none();
         let stale = |row: &Row| lives(row) && Some(row.password) != password(row.session.user_id);
         if let Some(place) = self.store.rows.iter().position(stale) {
             self.violate(|| format!("session {place} is active on an old password"));
@@ -185,7 +188,7 @@ impl World<'_> {
 
     /// Polls the revocations.
     pub(super) fn poll(&mut self, replica: usize) {
-        if self.settings.mutation == Some(Mutation::PollerStops) {
+        if self.settings.mutation == Some(Mutation::PollerStops) || self.is_stopped() {
             return;
         }
         if self.is_down() {
@@ -222,7 +225,7 @@ impl World<'_> {
 
     /// Terminates expired sessions, as the hourly purge does. The grace allows for other replicas' clocks.
     pub(super) fn end_expired(&mut self, replica: usize) {
-        if self.is_down() {
+        if self.is_down() || self.is_stopped() {
             return;
         }
         let now = at(self.now + self.replicas[replica].clock);
@@ -243,7 +246,10 @@ impl World<'_> {
 
     pub(super) fn record_confirmed_use(&mut self, replica: usize, cookies: Cookies, clock: i64) {
         let token = cookies.access.reference();
-        if !self.settings.rules.confirms_use() || !token.older_than(self.settings.grace(), at(clock)) {
+        let age = confirmation_age(self.settings.grace());
+        let is_confirmed =
+            token.older_than(age, at(clock)) && !self.is_confirmation_uncertain(replica, at(clock));
+        if !self.settings.rules.confirms_use() || !is_confirmed {
             return;
         }
         let note = (cookies.session, cookies.generation, token.id);
@@ -272,7 +278,7 @@ impl World<'_> {
     }
 
     pub(super) fn flush_deferred(&mut self, replica: usize, life: u32) {
-        if self.replicas[replica].life != life {
+        if self.replicas[replica].life != life || self.is_stopped() {
             return;
         }
         if self.is_down() {

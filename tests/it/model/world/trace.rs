@@ -3,7 +3,7 @@
 use sekisho::models::session::Session;
 use sekisho::session_event::SessionEvent;
 
-use super::{Cookies, World};
+use super::{Cookies, Purpose, World};
 
 /// An event with its replica and time.
 #[derive(Clone, Debug)]
@@ -13,14 +13,18 @@ pub(in super::super) struct TraceRecord {
     pub(in super::super) replica: usize,
     /// The replica's clock.
     pub(in super::super) clock: i64,
+    /// The time before which it is uncertain.
+    pub(in super::super) set_at: Option<i64>,
     pub(in super::super) what: TraceEvent,
 }
 
 #[derive(Clone, Debug)]
 pub(in super::super) enum TraceEvent {
-    /// The response to a request with these cookies, and the row at that time.
+    /// The response to a request with these cookies, and the row at that time. `is_explicit` is true for
+    /// `POST /auth/refresh`.
     Responded {
         cookies: Cookies,
+        is_explicit: bool,
         response: SessionResponse,
         fresh: Option<Cookies>,
         row: Box<Session>,
@@ -69,7 +73,8 @@ impl World<'_> {
     pub(super) fn record_event(&mut self, replica: usize, what: TraceEvent) {
         let clock = self.now + self.replicas[replica].clock;
         if let Some(trace) = &mut self.trace {
-            trace.push(TraceRecord { at: self.now, replica, clock, what });
+            let set_at = self.replicas[replica].set_at;
+            trace.push(TraceRecord { at: self.now, replica, clock, set_at, what });
         }
     }
 
@@ -83,7 +88,9 @@ impl World<'_> {
         let first = self.requests[request].response.replace(response).is_none();
         if let (true, true, Some(cookies)) = (first, self.trace.is_some(), self.requests[request].cookies) {
             let row = Box::new(self.store.rows[cookies.session].session.clone());
-            self.record_event(self.replica(request), TraceEvent::Responded { cookies, response, fresh, row });
+            let is_explicit = self.requests[request].purpose == Purpose::Refresh;
+            let what = TraceEvent::Responded { cookies, is_explicit, response, fresh, row };
+            self.record_event(self.replica(request), what);
         }
     }
 }
