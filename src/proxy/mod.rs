@@ -62,7 +62,7 @@
 //!
 //! The session is not checked again during any other response, however long it takes.
 //!
-//! What a client sends in its session is a use of it, which postpones the idle expiry ([`session_use`]): data frames
+//! Data that a client sends in its session uses it, which postpones the idle expiry ([`session_use`]): data frames
 //! of a WebSocket, all bytes of any other tunnel, and the data of a request body that takes long.
 //!
 //! ```no_run

@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use crate::support::db::DatabaseLocation;
-use crate::support::process::{ServerProcess, TestDeployment, on_both, program, until};
+use crate::support::process::{FAKETIME, ServerProcess, TestDeployment, on_both, program, until};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
@@ -77,6 +77,3 @@ async fn browse(ann: &mut SocketBrowser, server: &ServerProcess, seconds: i64) {
 const ANN: &str = "ann@example.com";
 
 const DAY: i64 = 86_400;
-
-/// libfaketime of Debian's package `libfaketime`.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 
 use crate::support::db::DatabaseLocation;
 use crate::support::process::on_both;
-use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, program, until};
+use crate::support::process::{FAKETIME, PASSWORD, ServerProcess, TestDeployment, program, until};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
@@ -303,9 +303,6 @@ async fn healthcheck_reports_readiness(location: DatabaseLocation) {
             .starts_with(&format!("no response from admin.listen = {admin}"))
     );
 }
-
-/// libfaketime of Debian's package `libfaketime`.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 const IMPORTED_PASSWORD: &str = "imported correct horse";
 const BCRYPT: &str = "$2b$04$OwlMMR9fHrzgm0PXZrt4EOz043spAu3Ux7spNoqZZNeBcO4Jz8uDK";

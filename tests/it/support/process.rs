@@ -471,3 +471,6 @@ grace = "1s"
 [login]
 bcrypt_cost = 4
 "#;
+
+/// libfaketime of Debian's package `libfaketime`.
+pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
