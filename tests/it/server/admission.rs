@@ -9,25 +9,25 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::db::sqlite_location;
-use crate::support::process::{ServerProcess, TestDeployment, until};
+use crate::support::process::{PROCESS_TIMEOUT, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::test_server::{answer, get1, send_and_read};
-use crate::support::upstream::{Upstream, listen};
+use crate::support::upstream::{GatedUpstream, Upstream, listen};
 
-/// Starts a gateway with this limit on requests in flight, with `/` for signed-in users and `paths`, whose upstreams
-/// never respond.
-async fn start_with_hung_routes(
+/// Starts a gateway with this limit on requests in flight, with `/` for signed-in users and other routes for all, each
+/// with its path and upstreams.
+async fn start_with_routes(
     max_in_flight: &str,
-    paths: &[String],
+    routes: &[(String, Vec<String>)],
 ) -> (TestDeployment, ServerProcess, Upstream) {
     let healthy = Upstream::start().await;
     let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
     deployment.forward_to(healthy.url());
     let mut config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
-    for path in paths {
-        let (first, second) = (hung_upstream().await, hung_upstream().await);
+    for (path, upstreams) in routes {
+        // The timeout is longer than the tests take on a slow machine.
         config.push_str(&format!(
-            "[[routes]]\npath = \"{path}\"\nupstreams = [\"{first}\", \"{second}\"]\nauth = \"none\"\n"
+            "[[routes]]\npath = \"{path}\"\nupstreams = {upstreams:?}\nauth = \"none\"\nfirst_byte_timeout = \"10m\"\n"
         ));
     }
     deployment.write("sekisho.toml", &config);
@@ -47,17 +47,13 @@ async fn hung_upstream() -> String {
     format!("http://{address}")
 }
 
-/// Sends requests for these paths in turn, each from an address of its own.
-async fn request_hung_routes(server: SocketAddr, paths: &[String], count: u8) -> Vec<TcpStream> {
-    let mut waiting = Vec::new();
-    for (last, path) in (0..count).zip(paths.iter().cycle()) {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
-        let mut socket = socket.connect(server).await.unwrap();
-        socket.write_all(get1(path).as_bytes()).await.unwrap();
-        waiting.push(socket);
-    }
-    waiting
+/// Sends a request from the address 127.0.1.`last`.
+async fn request_from(last: u8, server: SocketAddr, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+    let mut socket = socket.connect(server).await.unwrap();
+    socket.write_all(get1(path).as_bytes()).await.unwrap();
+    socket
 }
 
 /// Waits until requests for a path get a response with this code.
@@ -74,9 +70,12 @@ async fn until_code(server: SocketAddr, path: &str, code: &str) {
 /// A4: a route whose upstreams hang made every other request 503, sign-in too.
 #[tokio::test]
 async fn hung_route_leaves_places_for_others() {
-    let paths = ["/hung".to_owned()];
-    let (_deployment, server, _healthy) = start_with_hung_routes("40", &paths).await;
-    let _waiting = request_hung_routes(server.public, &paths, 60).await;
+    let upstreams = vec![hung_upstream().await, hung_upstream().await];
+    let (_deployment, server, _healthy) = start_with_routes("40", &[("/hung".to_owned(), upstreams)]).await;
+    let mut waiting = Vec::new();
+    for last in 0..60 {
+        waiting.push(request_from(last, server.public, "/hung").await);
+    }
     until_code(server.public, "/hung", "upstream_busy").await;
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
@@ -87,11 +86,19 @@ async fn hung_route_leaves_places_for_others() {
 /// A1: sign-in had no places of its own.
 #[tokio::test]
 async fn built_in_routes_have_a_reserve() {
-    // Each route may have one request, however few places are free.
-    let paths: Vec<_> = (0..19).map(|number| format!("/hung{number}")).collect();
-    let (_deployment, server, _healthy) = start_with_hung_routes("20", &paths).await;
-    let _waiting = request_hung_routes(server.public, &paths, 38).await;
-    until_code(server.public, "/hung0", "overloaded").await;
+    // Each route may have one request, however few places are free, and 2 of the 20 are the reserve. The next request
+    // is sent when the one before has its place.
+    let mut held = GatedUpstream::start().await;
+    let routes: Vec<_> = (0..18).map(|number| (format!("/held{number}"), vec![held.url()])).collect();
+    let (_deployment, server, _healthy) = start_with_routes("20", &routes).await;
+    let mut waiting = Vec::new();
+    for (last, (path, _)) in (0..).zip(&routes) {
+        waiting.push(request_from(last, server.public, path).await);
+        timeout(PROCESS_TIMEOUT, held.arrived(1)).await.expect("the request at the upstream");
+    }
+    let mut socket = TcpStream::connect(server.public).await.unwrap();
+    let refusal = send_and_read(&mut socket, &get1("/held0")).await;
+    assert!(refusal.contains(r#""code":"overloaded""#), "{refusal}");
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
         assert_eq!(browser.status(server.public, "/auth/session").await, StatusCode::OK);
