@@ -113,7 +113,10 @@ impl CurlClient {
             may_be_late = started.elapsed() > MAX_COOKIE_AGE;
         }
         let after = self.tokens();
-        assert!(before[0] != after[0] && before[1] != after[1], "both cookies are new: {before:?}, {after:?}");
+        assert!(
+            before[0] != after[0] && before[1] != after[1],
+            "both cookies are new: {before:?}, {after:?}"
+        );
     }
 
     /// Returns the values of both session cookies.
