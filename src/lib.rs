@@ -50,6 +50,7 @@
 //! | [`backend`] | the stores on SQLite and PostgreSQL |
 //! | [`proxy`] | the reverse proxy: routes, headers, upstreams, WebSockets |
 //! | [`routers`], [`schemas`] | the built-in HTTP endpoints and their JSON types |
+//! | [`pages`] | the pages for people |
 //! | [`server`] | the HTTP server: worker threads, connections, TLS |
 //! | [`config`], [`key_store`], [`secret`] | settings, signing keys, secrets in files |
 //! | [`telemetry`] | log, metrics, traces |
@@ -96,6 +97,8 @@ pub mod request_context;
 pub mod response_abort;
 pub mod services;
 pub mod session_event;
+#[cfg(feature = "server")]
+pub mod user_agent;
 
 #[cfg(feature = "server")]
 pub mod app;
@@ -107,6 +110,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod key_store;
+#[cfg(feature = "server")]
+pub mod pages;
 #[cfg(feature = "server")]
 pub mod proxy;
 #[cfg(feature = "server")]

@@ -11,7 +11,8 @@ use super::catch_panic::CatchPanic;
 use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
 use crate::layer::{Reject401, SilentRefreshLayer};
-use crate::routers::{AuthState, auth, docs, jwks, movies, security_headers, token, with_fallbacks};
+use crate::pages::SharedPages;
+use crate::routers::{AuthState, auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
 use crate::server::ClientShares;
 use crate::services::movies::Movies;
 use crate::services::token::Tokens;
@@ -41,6 +42,7 @@ pub(super) fn router(
     shares: ClientShares,
     state: AuthState,
     movies: Movies,
+    pages: Option<SharedPages>,
 ) -> Router {
     let session_required = ServiceBuilder::new()
         .layer(session.clone().with_on_reject(Reject401))
@@ -61,6 +63,9 @@ pub(super) fn router(
         api = api.merge(movies::router().with_state(movies).layer(session_required));
     }
     let (mut router, openapi) = api.split_for_parts();
+    if let Some(pages) = pages {
+        router = router.nest(server.auth_prefix.as_str(), pages::router(pages));
+    }
     if server.has(BuiltinRoutes::Docs) {
         router = router.merge(docs::router(docs::openapi(openapi)));
     }

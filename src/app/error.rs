@@ -4,6 +4,7 @@ use tower_http::csrf;
 
 use crate::config::ValueSource;
 use crate::layer::CookiePolicyError;
+use crate::pages::PagesError;
 use crate::proxy::RouteError;
 use crate::services::password::PasswordError;
 
@@ -18,6 +19,9 @@ pub enum AppError {
     /// An origin cannot be trusted for cross-site requests.
     #[error("server.allowed_origins: {0}")]
     Origin(#[from] csrf::ConfigError),
+    /// A file of the pages cannot be used.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
     /// The password settings are invalid.
     #[error(transparent)]
     Passwords(#[from] PasswordError),

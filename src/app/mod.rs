@@ -7,6 +7,7 @@
 //! | `admission.rs` | the shares of clients and routes in the limits of the server |
 //! | `proxy_stacks.rs` | the proxy behind the session layer |
 //! | `builtin.rs`, `routes.rs` | the endpoints of `server.builtin`, and the routes to upstreams |
+//! | `pages.rs` | the pages for people |
 //! | `forward_auth.rs` | the stack behind `verify.listen` |
 //! | `reload.rs` | replaces the stacks when the configuration changes |
 //! | `lifecycle.rs` | start and stop: checks, background tasks |
@@ -22,6 +23,7 @@ mod dispatcher;
 mod error;
 mod forward_auth;
 mod lifecycle;
+mod pages;
 mod proxy_stacks;
 mod reload;
 mod request_recorder;
@@ -43,6 +45,8 @@ pub use self::error::AppError;
 pub use self::forward_auth::ForwardAuthService;
 use self::forward_auth::ForwardAuthStack;
 pub use self::lifecycle::{RunningApp, StartError, check_keys, check_replica, start_session_time};
+pub use self::pages::check_pages;
+use self::pages::{build_pages, serves_pages};
 use self::proxy_stacks::ProxyStacks;
 pub use self::reload::PublicService;
 use self::reload::ReloadableStacks;
@@ -54,10 +58,11 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::layer::{CookiePolicy, OnStoreLoss, SilentRefreshLayer};
+use crate::pages::SharedPages;
 use crate::proxy::{LongLivedStreams, Proxy, ReservedCookies, Routes};
+pub use crate::routers::demo::DemoCredentials;
 use crate::routers::health::ShutdownFlag;
-pub use crate::routers::pages::DemoCredentials;
-use crate::routers::{AuthState, health, pages, with_fallbacks};
+use crate::routers::{AuthState, demo, health, with_fallbacks};
 use crate::server::ClientShares;
 use crate::services::auth::Auth;
 use crate::services::jwt::{AccessTokens, JwtSettings};
@@ -144,7 +149,8 @@ impl App {
         let shares = ClientShares::new(&config.server.limits);
         let proxies = ProxyStacks::new(session.clone(), shares.clone(), proxy);
         let state = AuthState { auth, cookies, clock };
-        let builder = stack_builder(&dependencies, &session, &shares, state);
+        let pages = SharedPages::new(build_pages(config, dependencies.public_origin.host())?);
+        let builder = stack_builder(&dependencies, &session, &shares, state, pages);
         let reloadable = builder.prepare(config, &Routes::default())?;
         let stacks = ReloadableStacks::new(builder, reloadable);
         let metrics = metrics_renderer(dependencies.metrics, dependencies.telemetry);
@@ -198,12 +204,13 @@ fn stack_builder(
     session: &SilentRefreshLayer<Tokens>,
     shares: &ClientShares,
     state: AuthState,
+    pages: SharedPages,
 ) -> StackBuilder {
     let config = dependencies.config;
     let metrics = Arc::new(HttpMetrics::new());
     let fallback = dependencies.sample.clone().map(|sample| {
-        let pages = with_fallbacks(pages::router(Some(sample)));
-        (pages, metrics.route("builtin:pages"))
+        let demo = with_fallbacks(demo::router(Some(sample)));
+        (demo, metrics.route("builtin:pages"))
     });
     let movies = Movies::new(Arc::clone(&dependencies.stores.movies));
     let public_origin = dependencies.public_origin.clone();
@@ -216,7 +223,15 @@ fn stack_builder(
         cookies: Arc::clone(&state.cookies),
         login_paths: builtin::login_paths(&config.server),
         forward_auth: ForwardAuthStack::new(config, session, &state.cookies),
-        builtin: builtin::router(&config.server, session, shares.clone(), state, movies),
+        builtin: builtin::router(
+            &config.server,
+            session,
+            shares.clone(),
+            state,
+            movies,
+            serves_pages(config).then(|| pages.clone()),
+        ),
+        pages,
         recorder: RecorderConfig {
             trusted_proxies: TrustedProxies::default(),
             default_host: authority(&public_origin),

@@ -106,6 +106,7 @@ impl ReloadableStacks {
     /// Puts `config` into force for all requests that arrive later.
     pub(super) fn apply(&self, config: ReloadableConfig) {
         let mut current = self.current();
+        self.builder.pages.replace(config.pages.clone());
         if let (Some(service), Some(router)) = (&self.forward_auth, &config.forward_auth) {
             service.replace(router.clone());
         }

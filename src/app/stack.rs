@@ -12,6 +12,7 @@ use super::cors_csrf::{CorsCsrf, CorsCsrfLayer};
 use super::dispatcher::{Dispatcher, DispatcherInner};
 use super::error::AppError;
 use super::forward_auth::ForwardAuthStack;
+use super::pages::build_pages;
 use super::proxy_stacks::ProxyStacks;
 use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::routes::build_routes;
@@ -19,6 +20,7 @@ use super::shared_runtime::SharedRuntime;
 use super::upgrade_origin::WebSocketOriginCheck;
 use crate::config::{Config, Origin, PathPrefix, RouteAuth};
 use crate::layer::CookiePolicy;
+use crate::pages::{Pages, SharedPages};
 use crate::proxy::Routes;
 use crate::server::ClientShares;
 use crate::services::token::Tokens;
@@ -46,6 +48,8 @@ pub(super) struct StackBuilder {
     pub(super) login_paths: Vec<String>,
     /// The stack behind `verify.listen`, if that is configured.
     pub(super) forward_auth: Option<ForwardAuthStack>,
+    /// The pages in force.
+    pub(super) pages: SharedPages,
     /// The recorder's settings, without those of [`ReloadableConfig`].
     pub(super) recorder: RecorderConfig,
 }
@@ -53,6 +57,7 @@ pub(super) struct StackBuilder {
 /// The parts of the stacks that a reload replaces, checked.
 pub(super) struct ReloadableConfig {
     pub(super) routes: Routes,
+    pub(super) pages: Pages,
     /// The required authentication and the route number of each route, in the order of the configuration.
     route_auth: Vec<(RouteAuth, u32)>,
     cors_csrf: CorsCsrfLayer,
@@ -105,6 +110,7 @@ impl StackBuilder {
         });
         Ok(ReloadableConfig {
             routes: build_routes(config, previous)?,
+            pages: build_pages(config, self.public_origin.host())?,
             route_auth: route_auth.collect(),
             cors_csrf: CorsCsrfLayer::new(
                 allowed,

@@ -8,9 +8,10 @@ use crate::app;
 use crate::clock::{Clock, SystemClock};
 use crate::config::LoadedConfig;
 
-/// Checks the routes, the certificate and the keys too, and prints the file and the warnings.
+/// Checks the routes, the pages, the certificate and the keys too, and prints the file and the warnings.
 pub(super) fn run(loaded: &LoadedConfig) -> Result<(), CliError> {
     app::check_routes(&loaded.config).map_err(CliError::misconfigured)?;
+    app::check_pages(&loaded.config).map_err(CliError::misconfigured)?;
     bootstrap::certificate(&loaded.config, Arc::new(SystemClock))?;
     bootstrap::check_keys(&loaded.config, SystemClock.now())?;
     let mut lines = vec![match &loaded.file {

@@ -46,6 +46,7 @@ mod log;
 mod login;
 mod origin;
 mod otlp;
+mod pages;
 mod path_prefix;
 mod raw;
 mod reload;
@@ -82,6 +83,7 @@ use self::sources::RawConfig;
 pub use self::sources::{ContentHash, Sources};
 pub(crate) use self::suggest::nearest;
 pub use self::tokens::{KeySource, Tokens};
+use crate::pages::PagesSettings;
 
 /// The checked configuration.
 #[derive(Clone, Debug)]
@@ -104,6 +106,8 @@ pub struct Config {
     pub cookies: Cookies,
     /// Sign-in and registration.
     pub login: Login,
+    /// The pages for people.
+    pub pages: PagesSettings,
     /// The log on standard error.
     pub log: Log,
     /// Export of traces, if enabled.
@@ -150,6 +154,7 @@ impl Config {
             audit: Audit::read(&settings)?,
             cookies: Cookies::read(&settings, &server)?,
             login: Login::read(&settings, &server, &mut warnings)?,
+            pages: pages::read(&settings, &server)?,
             log: Log::read(&settings)?,
             otlp: Otlp::read(&settings)?,
             routes: routes::read_all(&tables, &server, &tokens, &mut warnings)?,

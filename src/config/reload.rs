@@ -25,6 +25,12 @@ pub const RELOADED: &[&str] = &[
     "server.min_read_rate",
     "server.drain",
     "server.drain_delay",
+    "pages.title",
+    "pages.logo",
+    "pages.accent",
+    "pages.stylesheet",
+    "pages.templates",
+    "pages.languages",
     "log.access",
 ];
 
@@ -100,6 +106,7 @@ const RESTART_KEYS: &[RestartKey] = &[
     ("login.bcrypt_cost", |a, b| a.login.bcrypt_cost == b.login.bcrypt_cost),
     ("login.registration", |a, b| a.login.registration == b.login.registration),
     ("login.password_min_length", |a, b| a.login.password_min_length == b.login.password_min_length),
+    ("pages.sign_in", |a, b| a.pages.sign_in == b.pages.sign_in),
     ("log.format", |a, b| a.log.format == b.log.format),
     ("otlp.endpoint", |a, b| {
         let endpoint = |config: &Config| config.otlp.as_ref().map(|otlp| otlp.endpoint.clone());

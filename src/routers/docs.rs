@@ -15,7 +15,7 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::Config;
 
-use super::assets::Asset;
+use super::files::route_file;
 use super::security_headers;
 use crate::problem::Problem;
 
@@ -63,10 +63,10 @@ fn pages() -> Router {
     ];
     let mut router = Router::new().route("/docs/", get(async || Redirect::permanent("/docs")));
     for (path, name, content) in files {
-        router = Asset::new(name, content).route(router, path);
+        router = route_file(router, path, name, content);
     }
     for name in ["swagger-ui.css", "swagger-ui-bundle.js"] {
-        router = Asset::new(name, swagger_ui(name)).route(router, &format!("/docs/{name}"));
+        router = route_file(router, &format!("/docs/{name}"), name, swagger_ui(name));
     }
     security_headers::for_pages(router)
 }

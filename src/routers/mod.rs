@@ -7,19 +7,20 @@
 //! | `/.well-known/jwks.json` | [`jwks`] |
 //! | `/movies`, `/movies/{id}` | [`movies`] |
 //! | `/docs`, `/docs/{file}`, `/openapi.json` | [`docs`] |
-//! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`pages`], only in the demo |
+//! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`demo`], only in the demo |
 //! | `/auth/verify` and below | [`forward_auth`], on its own listener |
 //! | `/healthz`, `/readyz`, `/metrics` | [`health`], on the admin listener |
 //!
 //! Errors are [`ApiError`]s, except those of `/token`, which are OAuth's.
 
-mod assets;
 pub mod auth;
 mod body_timeout;
 mod content_type;
+pub mod demo;
 pub mod docs;
 mod error;
 mod extract;
+mod files;
 mod form;
 pub mod forward_auth;
 pub mod health;

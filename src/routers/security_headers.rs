@@ -9,6 +9,8 @@ use http::header::{
 use http::{HeaderName, HeaderValue};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use crate::pages;
+
 /// Adds the headers of pages: same-origin resources only, no inline scripts or styles, no framing.
 pub fn for_pages(router: Router) -> Router {
     with_headers(router, &PAGES)
@@ -27,11 +29,7 @@ fn with_headers(router: Router, headers: &[(HeaderName, &'static str)]) -> Route
 }
 
 const PAGES: [(HeaderName, &str); 6] = [
-    (
-        CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-         base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
-    ),
+    (CONTENT_SECURITY_POLICY, pages::CONTENT_SECURITY_POLICY),
     (CROSS_ORIGIN_OPENER_POLICY, "same-origin"),
     (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
     (REFERRER_POLICY, "no-referrer"),

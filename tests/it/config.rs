@@ -14,6 +14,7 @@ use sekisho::config::{
     Sources,
 };
 use sekisho::layer::{OnStoreLoss, SameSite};
+use sekisho::pages::PagesSettings;
 use sekisho::proxy::{HealthCheck, IdentityHeaders, UpstreamHttp, UpstreamSettings};
 use sekisho::routers::forward_auth::OriginalRequestSource;
 use sekisho::server::ServerLimits;
@@ -82,8 +83,22 @@ fn file(text: &str) -> ConfigFixture {
 fn defaults_are_as_documented() {
     let LoadedConfig { config, warnings, file } = Config::load(&Sources::default()).unwrap();
     assert!(warnings.is_empty() && file.is_none());
-    let Config { server, admin, verify, database, tokens, session, audit, cookies, login, log, otlp, routes } =
-        config;
+    let Config {
+        server,
+        admin,
+        verify,
+        database,
+        tokens,
+        session,
+        audit,
+        cookies,
+        login,
+        pages,
+        log,
+        otlp,
+        routes,
+    } = config;
+    assert_eq!(pages, PagesSettings::default());
     let minutes = |n: u64| Duration::from_secs(n * 60);
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
@@ -472,6 +487,7 @@ fn sources_have_documented_precedence() {
 #[test]
 fn lists_are_replaced_not_merged() {
     let fixture = file("[server]\nbuiltin = ['auth', 'docs']").env("SEKISHO_SERVER__BUILTIN", r#"["token"]"#);
+    let fixture = fixture.flag("pages.sign_in", "off");
     assert_eq!(fixture.config().server.builtin, BTreeSet::from([BuiltinRoutes::Token]));
 }
 
@@ -883,6 +899,24 @@ const BAD: &[(&str, &str)] = &[
         "[server]\nreuse_port = 'yes'",
         "server.reuse_port = \"yes\" in ./sekisho.toml, line 2: expected true or false",
     ),
+    // pages
+    (
+        "[server]\nbuiltin = ['token']",
+        "pages.sign_in = \"builtin\" (the default): server.builtin lacks \"auth\": add it, or set pages.sign_in to",
+    ),
+    ("[pages]\nsign_in = 'on'", "expected \"builtin\", \"off\", or a page such as /login"),
+    ("[pages]\nsign_in = '//login.example'", "expected \"builtin\", \"off\", or a page"),
+    ("[pages]\nsign_in = '/\\login.example'", "expected \"builtin\", \"off\", or a page"),
+    ("[pages]\nsign_in = 'https://login.example/#top'", "expected \"builtin\", \"off\", or a page"),
+    ("[pages]\nsign_in = 'javascript:alert(1)'", "expected \"builtin\", \"off\", or a page"),
+    (
+        "[pages]\naccent = 'green'",
+        "pages.accent = \"green\" in ./sekisho.toml, line 2: expected a colour such as",
+    ),
+    ("[pages]\ntitle = ''", "expected 1 to 100 characters on one line"),
+    ("[pages]\nlogo = ''", "expected the path of a file"),
+    ("[pages]\nlanguages = []", "expected at least one language"),
+    ("[pages]\nlanguages = ['../en']", "\"../en\": expected a language such as en"),
     // admin, verify
     (
         "[admin]\nlisten = '127.0.0.1:8080'",
@@ -1178,7 +1212,7 @@ fn route_requires_unique_path_and_upstreams() {
 fn disabled_builtin_paths_may_be_routes() {
     let route = "[[routes]]\npath = '/movies/x'\nupstreams = ['http://h']\n";
     assert!(file(route).load().is_ok(), "with routes, auth alone is built in");
-    let error = file(&format!("[server]\nbuiltin = ['movies']\n{route}")).error();
+    let error = file(&format!("[server]\nbuiltin = ['movies']\n[pages]\nsign_in = 'off'\n{route}")).error();
     assert!(error.contains("the built-in /movies hides this route"), "{error}");
     for path in ["/", "/movie", "/moviesx", "/authx"] {
         let text = format!(

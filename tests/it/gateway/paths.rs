@@ -31,7 +31,7 @@ async fn builtin_paths_win_over_a_parent_route() {
 #[tokio::test]
 async fn builtin_list_selects_builtin_paths() {
     let mut upstream = Upstream::start().await;
-    let setup = "[server]\nbuiltin = [\"token\", \"movies\"]\nauth_prefix = \"/members\"\n";
+    let setup = "[server]\nbuiltin = [\"token\", \"movies\"]\nauth_prefix = \"/members\"\n[pages]\nsign_in = \"off\"\n";
     let gateway = TestGatewayBuilder::new(setup.to_owned() + &route("/", &upstream.url(), "auth = \"none\""))
         .start()
         .await;

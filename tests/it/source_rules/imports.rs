@@ -32,6 +32,7 @@ const TABLE: &[Rule] = &[
     rule("http_headers", &[], WEB),
     rule("problem", &[], WEB),
     rule("session_event", &[], WEB),
+    rule("user_agent", &[], WEB),
     rule("request_context", &[], WEB),
     rule("response_abort", &[], WEB),
     rule("models", &["clock"], WEB),
@@ -39,13 +40,14 @@ const TABLE: &[Rule] = &[
     rule("proxy", &[], &["jsonwebtoken", "sqlx", "tower_cookies"]),
     rule("services", SERVICES, &["axum", "axum_core", "http", "hyper", "hyper_util", "sqlx", "tower_http"]),
     rule("schemas", &["models"], &["sqlx"]),
-    rule("routers", &["clock", "layer", "models", "schemas", "services"], &["sqlx"]),
+    rule("pages", &[], &["axum", "sqlx"]),
+    rule("routers", &["clock", "layer", "models", "pages", "schemas", "services"], &["sqlx"]),
     rule("backend", &["clock", "models", "services"], &["axum"]),
     rule("backend::sqlite", STORE, &["axum"]),
     rule("backend::postgres", STORE, &["axum"]),
     rule(
         "config",
-        &["layer", "proxy", "routers", "secret", "server", "services", "telemetry"],
+        &["layer", "pages", "proxy", "routers", "secret", "server", "services", "telemetry"],
         &["axum", "axum_core", "sqlx"],
     ),
     rule("key_store", &["clock", "secret", "services"], &["axum", "sqlx"]),
@@ -84,6 +86,7 @@ const CORE: &[&str] = &[
     "request_context",
     "response_abort",
     "session_event",
+    "user_agent",
 ];
 
 /// HTTP frameworks and SQL.

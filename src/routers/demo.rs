@@ -4,7 +4,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use super::assets::Asset;
+use super::files::route_file;
 use super::security_headers;
 
 /// Credentials that the demo page fills in. They are public.
@@ -20,7 +20,7 @@ pub struct DemoCredentials {
 pub fn router(sample: Option<DemoCredentials>) -> Router {
     let files = FILES
         .into_iter()
-        .fold(Router::new(), |router, (path, name, content)| Asset::new(name, content).route(router, path));
+        .fold(Router::new(), |router, (path, name, content)| route_file(router, path, name, content));
     let pages = security_headers::for_pages(files);
     let Some(sample) = sample else {
         return pages;

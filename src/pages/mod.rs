@@ -1,0 +1,32 @@
+//! The pages for people: sign-in, sign-out, the account, and errors.
+//!
+//! [`Pages`] renders a [`Page`] in the [`Language`] of a request. The templates (`web/pages/*.html`) and texts
+//! (`web/pages/*.toml`) are embedded. The files of `pages.templates` replace them by name. [`crate::routers::pages`]
+//! serves the pages; this module knows neither routes nor sessions.
+
+mod accent;
+mod asset;
+mod catalogue;
+mod date;
+mod error;
+mod files;
+mod headers;
+mod language;
+mod page;
+mod render;
+mod settings;
+mod shared;
+mod templates;
+
+pub use self::accent::{Accent, NotAColor};
+pub use self::asset::Asset;
+pub use self::error::PagesError;
+pub(crate) use self::headers::CONTENT_SECURITY_POLICY;
+pub use self::language::Language;
+pub use self::page::{
+    AccountPage, CookieProblem, Device, ErrorPage, FormError, Notice, Page, RefreshPage, SignInPage,
+    SignOutPage,
+};
+pub use self::render::Pages;
+pub use self::settings::{PagesSettings, SignIn, Site};
+pub use self::shared::SharedPages;
