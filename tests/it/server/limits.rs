@@ -149,9 +149,10 @@ async fn stalled_http2_stream_ends_beside_a_busy_one() {
     let (mut client, mut connection) = handshake.await.unwrap();
     let mut pings = connection.ping_pong().unwrap();
     tokio::spawn(connection);
+    // Before the request: on a busy machine the response waits before the client sees it.
+    let start = Instant::now();
     let (stuck, _) = client.send_request(get2("/endless"), true).unwrap();
     let stuck = stuck.await.unwrap();
-    let start = Instant::now();
     assert_eq!(server.script.endless(), 1);
     until("the response to be aborted", async || {
         // A response without a body needs no window.
