@@ -2,7 +2,7 @@
 //!
 //! Two `HttpOnly` cookies carry a short-lived access token (a JWT) and a rotating refresh token. When the
 //! access token has expired, the session is refreshed within the request, and the response sets the new
-//! cookies. `README.md` explains how to use and operate the gateway. This page is for readers of the code.
+//! cookies. `README.md` and `docs/` explain how to use and operate the gateway. This page is for readers of the code.
 //!
 //! # Life of a request
 //!
@@ -67,7 +67,7 @@
 //! | to change | look at |
 //! |---|---|
 //! | the headers of proxied requests | `write_headers` in `src/proxy/request.rs`, and `NAMES` in `src/proxy/reserved_headers.rs`, so that clients and routes cannot set the same header. For one route, without code: `routes.set_request_headers` |
-//! | the reasons for the end of a session | [`EndReason`](models::session::EndReason) and [`SessionEvent`](session_event::SessionEvent), each with its `ALL`; then the texts in `src/routers/error.rs` and `src/cli/session/row.rs`, and the table in `README.md` |
+//! | the reasons for the end of a session | [`EndReason`](models::session::EndReason) and [`SessionEvent`](session_event::SessionEvent), each with its `ALL`; then the texts in `src/routers/error.rs` and `src/cli/session/row.rs`, and the table in `docs/troubleshooting.md` |
 //! | the configuration keys | [`config`], which lists the steps |
 //! | the layers around all requests | `src/app/stack.rs` |
 //! | the built-in endpoints | [`routers`]; `src/app/builtin.rs` mounts them |
@@ -137,3 +137,8 @@ mod test_seed;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles and runs the examples of `docs/layer.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/layer.md")]
+struct LayerPage;

@@ -26,7 +26,8 @@
 //! 1. Name it in [`KEYS`] or [`ROUTE_KEYS`] (`keys.rs`); a table also in `TABLE_KEYS`. If its value is secret, add
 //!    it to `SECRET_KEYS` (`value.rs`), so that error messages do not contain the value; and if it names a file with
 //!    a secret, to `secret_files.rs`.
-//! 2. Document it in `config/default.toml` of the repository and, in the same order, in the table of `README.md`.
+//! 2. Document it in `config/default.toml` of the repository, in the same order, and write `docs/configuration.md`
+//!    anew: `SEKISHO_WRITE_DOCS=1 cargo test --test it documentation`.
 //! 3. Read and check it in the file of its section (`admin` and `verify`: `server.rs`).
 //! 4. Unless it is a key of routes, list it in `reload.rs`, as reloadable or as needing a restart.
 //! 5. Pass the value on in `src/app/`.

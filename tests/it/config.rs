@@ -416,38 +416,6 @@ fn default_file_lists_exactly_the_known_keys() {
 }
 
 #[test]
-fn readme_table_lists_every_key_with_its_default() {
-    let table: toml::Table = include_str!("../../config/default.toml").parse().unwrap();
-    let routes = include_str!("../../config/default.toml").split("#[[routes]]").nth(1).unwrap();
-    // A commented-out key that is only an example has no default; the comment above it says so.
-    let default = |key: &str| -> String {
-        let (section, name) = key.split_once('.').unwrap();
-        if section != "routes" {
-            return table[section].get(name).map_or("–".to_owned(), |value| format!("`{value}`"));
-        }
-        let (before, line) = routes.split_once(&format!("\n#{name} = ")).unwrap();
-        let comment = before.rsplit("\n\n").next().unwrap().replace("\n# ", " ");
-        let example = ["Required", "None by default", "No limit by default"]
-            .iter()
-            .any(|words| comment.contains(words));
-        if example { "–".to_owned() } else { format!("`{}`", line.lines().next().unwrap()) }
-    };
-    let readme = include_str!("../../README.md");
-    let section = readme.split("\n## Configuration\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    let rows: Vec<Vec<&str>> = section
-        .lines()
-        .filter(|line| line.starts_with("| `"))
-        .map(|line| line.split('|').map(str::trim).take(3).collect())
-        .collect();
-    let keys: Vec<_> = rows.iter().map(|row| row[1].trim_matches('`')).collect();
-    assert_eq!(keys, KEYS.iter().chain(ROUTE_KEYS).copied().collect::<Vec<_>>());
-    for row in &rows {
-        let key = row[1].trim_matches('`');
-        assert_eq!(row[2], default(key), "{key}");
-    }
-}
-
-#[test]
 fn every_key_is_read() {
     for key in KEYS {
         // Not a valid text, number, list, path or file name.

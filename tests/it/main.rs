@@ -14,6 +14,7 @@ mod crash;
 mod csrf;
 mod database;
 mod demo;
+mod documentation;
 mod durability;
 mod failover;
 mod forward_auth;

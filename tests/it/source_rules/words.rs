@@ -7,9 +7,11 @@ use super::{SourceFile, read_files};
 /// Everything that people read. Migrations are left out: sqlx stores their checksums.
 const TEXTS: &[&str] = &[
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Cargo.toml",
     "Dockerfile",
     "README.md",
+    "SECURITY.md",
     "benches",
     "build.rs",
     "config",
