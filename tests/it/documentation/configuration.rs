@@ -8,53 +8,17 @@ use std::fs;
 
 use sekisho::config::{KEYS, RELOADED, ROUTE_KEYS};
 
-use super::root;
-
-const PAGE: &str = "docs/configuration.md";
-
-/// Set to write the page instead of comparing it.
-const WRITE_SWITCH: &str = "SEKISHO_WRITE_DOCS";
+use super::{generated, root};
 
 #[test]
 fn configuration_page_agrees_with_default_file() {
-    let expected = configuration_page(&fs::read_to_string(root().join("config/default.toml")).unwrap());
-    let path = root().join(PAGE);
-    if std::env::var_os(WRITE_SWITCH).is_some() {
-        fs::write(&path, &expected).unwrap();
-    }
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "{PAGE} differs from config/default.toml:\n{}\nTo write it anew: \
-         {WRITE_SWITCH}=1 cargo test --test it documentation",
-        difference(&found, &expected),
-    );
+    let toml = fs::read_to_string(root().join("config/default.toml")).unwrap();
+    generated::check("docs/configuration.md", &configuration_page(&toml));
 }
 
-/// Returns the lines between the first and the last that differ: `-` of the page, `+` as it should be.
-fn difference(found: &str, expected: &str) -> String {
-    let found: Vec<&str> = found.lines().collect();
-    let expected: Vec<&str> = expected.lines().collect();
-    let same = |a: &&&str, b: &&&str| a == b;
-    let start = found.iter().zip(&expected).take_while(|(a, b)| same(&a, &b)).count();
-    let rest = found.len().min(expected.len()) - start;
-    let reversed = found.iter().rev().zip(expected.iter().rev());
-    let end = reversed.take_while(|(a, b)| same(&a, &b)).count().min(rest);
-    let mut text = String::new();
-    for (mark, lines) in [('-', found), ('+', expected)] {
-        for line in &lines[start..lines.len() - end] {
-            writeln!(text, "{mark} {line}").unwrap();
-        }
-    }
-    text
-}
-
-/// Returns the page for the text of a `default.toml`.
+/// Returns the generated part of the page for the text of a `default.toml`.
 fn configuration_page(toml: &str) -> String {
-    let mut page = String::from(
-        "# Configuration\n\n<!-- Generated from config/default.toml. Do not edit: change that file, and run\n\
-         SEKISHO_WRITE_DOCS=1 cargo test --test it documentation -->\n",
-    );
+    let mut page = String::new();
     let mut section = "";
     let mut table_at = None;
     let mut table = String::from("\n## All keys\n\n| key | default | |\n|---|---|---|\n");
@@ -198,7 +162,7 @@ fn page_is_generated_from_comments_keys_and_sections() {
                 #   docs    /docs\n# More.\n#builtin = [\"auth\"]\n\n# Needs tls_key.\ndrain = \"30s\"\n";
     let page = configuration_page(toml);
     let (head, rest) = page.split_once("\n## All keys\n").unwrap();
-    assert!(head.ends_with("-->\n\nHead, see [`server.listen`](#serverlisten).\n"), "{head}");
+    assert_eq!(head, "\nHead, see [`server.listen`](#serverlisten).\n");
     let (table, rest) = rest.split_once("\n## `[server]`\n").unwrap();
     assert!(
         table.ends_with(
@@ -212,10 +176,4 @@ fn page_is_generated_from_comments_keys_and_sections() {
          Text (`\"a\"`).\n\n- `auth`: sign-in\n- `docs`: `/docs`\n\nMore.\n\n### `server.drain`\n\n\
          Default: `\"30s\"` · reloaded without a restart\n\nNeeds [`tls_key`](#servertls_key).\n"
     );
-}
-
-#[test]
-fn difference_is_between_first_and_last_differing_line() {
-    assert_eq!(difference("a\nb\nc\n", "a\nd\ne\nc\n"), "- b\n+ d\n+ e\n");
-    assert_eq!(difference("a\na\n", "a\n"), "- a\n");
 }

@@ -5,11 +5,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod cli;
 mod commands;
 mod configuration;
+mod generated;
+mod http_api;
 mod index;
 mod links;
 mod markdown;
+mod metrics;
 mod shell;
 mod snippets;
 
