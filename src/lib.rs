@@ -138,7 +138,12 @@ mod test_seed;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Compiles and runs the examples of `docs/layer.md`.
+/// Compiles and runs the examples of `README.ja.md`.
 #[cfg(doctest)]
+#[doc = include_str!("../README.ja.md")]
+struct JapaneseReadme;
+
+/// Compiles and runs the examples of `docs/layer.md`, which use the stores of the gateway and its dependencies.
+#[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../docs/layer.md")]
 struct LayerPage;

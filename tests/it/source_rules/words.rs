@@ -10,6 +10,7 @@ const TEXTS: &[&str] = &[
     "CONTRIBUTING.md",
     "Cargo.toml",
     "Dockerfile",
+    "README.ja.md",
     "README.md",
     "SECURITY.md",
     "benches",
