@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::LoadError;
-use super::settings::{BCRYPT_COST, PASSWORD};
+use super::settings::PASSWORD;
 
 /// A running gateway with a directory and a SQLite file. Dropping it kills the process and deletes both.
 pub(super) struct Gateway {
@@ -38,9 +38,9 @@ impl Gateway {
     }
 
     /// Creates users with [`PASSWORD`].
-    pub(super) async fn import_users(&self, emails: &[String]) -> Result<(), LoadError> {
+    pub(super) async fn import_users(&self, emails: &[String], bcrypt_cost: u32) -> Result<(), LoadError> {
         let failed = |output| LoadError::Command { what: "sekisho user import".to_owned(), output };
-        let hash = bcrypt::hash(PASSWORD, BCRYPT_COST).map_err(|error| failed(error.to_string()))?;
+        let hash = bcrypt::hash(PASSWORD, bcrypt_cost).map_err(|error| failed(error.to_string()))?;
         let line = |email| format!("{}\n", json!({ "email": email, "hashed_password": hash }));
         std::fs::write(self.dir.path().join("users.jsonl"), emails.iter().map(line).collect::<String>())
             .map_err(LoadError::io("write users.jsonl"))?;

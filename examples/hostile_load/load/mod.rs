@@ -77,7 +77,7 @@ impl Load {
 pub(crate) async fn run(settings: Settings, program: &Path) -> Result<Report, LoadError> {
     let upstream = Upstream::start()?;
     let gateway = Gateway::start(program, &settings.config(&upstream)).await?;
-    gateway.import_users(&settings.users()).await?;
+    gateway.import_users(&settings.users(), settings.bcrypt_cost).await?;
     let clients = HonestClients::sign_in(&settings, gateway.public).await?;
     let memory_before = gateway.peak_memory()?;
     let began = Instant::now();

@@ -64,6 +64,7 @@ pub(crate) struct Settings {
     /// Timeout of honest requests except sign-ins.
     pub(crate) request_timeout: Duration,
     pub(crate) sign_in_timeout: Duration,
+    pub(crate) bcrypt_cost: u32,
     /// `tokens.access_ttl`; `session.grace` is half of it.
     pub(crate) access_ttl: Duration,
     /// Further lines of the configuration's section `server`.
@@ -94,6 +95,7 @@ impl Settings {
             new_sign_ins_per_second: 2,
             request_timeout: Duration::from_secs(10),
             sign_in_timeout: Duration::from_secs(5),
+            bcrypt_cost: 10,
             access_ttl: Duration::from_secs(6),
             server_limits: "",
         }
@@ -121,6 +123,8 @@ impl Settings {
             new_sign_ins_per_second: 1,
             request_timeout: SLOW_MACHINE_TIMEOUT,
             sign_in_timeout: SLOW_MACHINE_TIMEOUT,
+            // Password threads have a low priority, so that higher costs take seconds beside other tests.
+            bcrypt_cost: 4,
             access_ttl: Duration::from_secs(4),
             server_limits: "max_in_flight = 100",
             ..Self::full(Duration::from_secs(8))
@@ -152,7 +156,7 @@ impl Settings {
 
     /// Returns the configuration of the gateway.
     pub(super) fn config(&self, upstream: &Upstream) -> String {
-        let Self { server_limits, access_ttl, .. } = self;
+        let Self { server_limits, access_ttl, bcrypt_cost, .. } = self;
         let Upstream { application, hung, .. } = upstream;
         let access_ttl = humantime::format_duration(*access_ttl);
         let grace = humantime::format_duration(self.access_ttl / 2);
@@ -169,7 +173,7 @@ leeway = "0s"
 [session]
 grace = "{grace}"
 [login]
-bcrypt_cost = {BCRYPT_COST}
+bcrypt_cost = {bcrypt_cost}
 [[routes]]
 path = "/app"
 upstreams = ["http://{application}"]
@@ -196,8 +200,6 @@ pub(super) fn new_user(sign_in: usize) -> String {
 
 /// Number of users of sign-ins from new addresses, so that no user has too many sessions.
 const NEW_USERS: usize = 50;
-
-pub(super) const BCRYPT_COST: u32 = 10;
 
 /// Timeout of the short form, for a machine that is busy with other tests.
 pub(super) const SLOW_MACHINE_TIMEOUT: Duration = Duration::from_secs(30);
