@@ -97,7 +97,8 @@ async fn built_in_routes_have_a_reserve() {
         timeout(PROCESS_TIMEOUT, held.arrived(1)).await.expect("the request at the upstream");
     }
     let mut socket = TcpStream::connect(server.public).await.unwrap();
-    let refusal = send_and_read(&mut socket, &get1("/held0")).await;
+    let refusal =
+        timeout(PROCESS_TIMEOUT, send_and_read(&mut socket, &get1("/held0"))).await.expect("a refusal");
     assert!(refusal.contains(r#""code":"overloaded""#), "{refusal}");
     for _ in 0..5 {
         let mut browser = SocketBrowser::signed_in(server.public, "ann@example.com").await;
