@@ -92,35 +92,18 @@ impl UploadReporter {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use uuid::Uuid;
-
     use super::*;
+    use crate::proxy::test_support::UseCounter;
 
-    const INTERVAL: Duration = Duration::from_secs(60);
-
-    /// Counts reports.
-    #[derive(Default)]
-    struct Recorder(AtomicUsize);
-
-    impl SessionUseRecorder for Recorder {
-        fn record_use(&self, _: SessionId) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn interval(&self) -> Duration {
-            INTERVAL
-        }
-    }
+    const INTERVAL: Duration = UseCounter::INTERVAL;
 
     /// B10: an upload is a use of its session; a short one adds nothing to its request.
     #[tokio::test(start_paused = true)]
     async fn long_upload_is_reported_once_in_each_interval() {
-        let recorder = Arc::<Recorder>::default();
-        let uses = SessionUses::new(Arc::clone(&recorder) as _).for_thread();
+        let counter = Arc::<UseCounter>::default();
+        let uses = SessionUses::new(Arc::clone(&counter) as _).for_thread();
         assert!(uses.reporter(None).is_none());
-        let reporter = uses.reporter(Some(SessionId(Uuid::nil())));
+        let reporter = uses.reporter(Some(UseCounter::SESSION));
         let mut upload = UploadReporter::new(reporter.expect("a session"));
         let mut reports = Vec::new();
         for _ in 0..6 {
@@ -128,7 +111,7 @@ mod tests {
                 upload.record_data();
                 tokio::time::advance(INTERVAL / 20).await;
             }
-            reports.push(recorder.0.swap(0, Ordering::Relaxed));
+            reports.push(counter.take());
         }
         assert_eq!(reports, [0, 0, 1, 0, 1, 0]);
     }

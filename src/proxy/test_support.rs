@@ -1,11 +1,43 @@
 //! Fixtures of the proxy's unit tests.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
+use uuid::Uuid;
 
 use super::header_writer::HeaderWriter;
 use super::request_head::{ControlData, RequestHead};
+use crate::identity::SessionId;
+use crate::session_event::SessionUseRecorder;
+
+/// Counts the reported uses of [`SESSION`](Self::SESSION).
+#[derive(Default)]
+pub(super) struct UseCounter(AtomicUsize);
+
+impl UseCounter {
+    pub(super) const SESSION: SessionId = SessionId(Uuid::nil());
+    /// Interval between two reports.
+    pub(super) const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// Returns the number of uses reported since the last call.
+    pub(super) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl SessionUseRecorder for UseCounter {
+    fn record_use(&self, session: SessionId) {
+        assert_eq!(session, Self::SESSION);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn interval(&self) -> Duration {
+        Self::INTERVAL
+    }
+}
 
 /// Builds headers from their lines, in this order.
 pub(super) fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -1,19 +1,15 @@
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use super::*;
-use crate::identity::SessionId;
 use crate::proxy::session_use::SessionUses;
-use crate::session_event::SessionUseRecorder;
+use crate::proxy::test_support::UseCounter;
 
-/// Interval between two reports of the use of the session.
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = UseCounter::INTERVAL;
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -21,7 +17,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 struct TestTunnel {
     client: DuplexStream,
     upstream: DuplexStream,
-    recorder: Arc<Recorder>,
+    uses: Arc<UseCounter>,
     close: oneshot::Sender<CloseReason>,
     task: JoinHandle<Option<CloseReason>>,
     started_at: Instant,
@@ -29,17 +25,17 @@ struct TestTunnel {
 
 impl TestTunnel {
     fn new(kind: StreamKind) -> Self {
-        let recorder = Arc::<Recorder>::default();
+        let counter = Arc::<UseCounter>::default();
         // The buffers are small, so that a peer that does not read soon blocks the tunnel.
         let (client, client_side) = duplex(64);
         let (upstream, upstream_side) = duplex(64);
         let (close, closed) = oneshot::channel();
         let close_signal = async { closed.await.expect("close reason") };
-        let uses = SessionUses::new(Arc::clone(&recorder) as _);
-        let reporter = uses.reporter(Some(SessionId(Uuid::nil())));
+        let uses = SessionUses::new(Arc::clone(&counter) as _);
+        let reporter = uses.reporter(Some(UseCounter::SESSION));
         let tunnel = Tunnel { kind, idle_timeout: IDLE_TIMEOUT, reporter };
         let task = tokio::spawn(tunnel.run(client_side, upstream_side, b"", close_signal));
-        Self { client, upstream, recorder, close, task, started_at: Instant::now() }
+        Self { client, upstream, uses: counter, close, task, started_at: Instant::now() }
     }
 
     /// Sends from the client, and waits for the interval between two reports.
@@ -51,21 +47,7 @@ impl TestTunnel {
 
     /// Returns the number of uses reported since the last call.
     fn take_uses(&self) -> usize {
-        self.recorder.0.swap(0, Ordering::Relaxed)
-    }
-}
-
-/// Counts reports.
-#[derive(Default)]
-struct Recorder(AtomicUsize);
-
-impl SessionUseRecorder for Recorder {
-    fn record_use(&self, _: SessionId) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn interval(&self) -> Duration {
-        INTERVAL
+        self.uses.take()
     }
 }
 

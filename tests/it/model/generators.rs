@@ -135,7 +135,7 @@ pub(super) fn slow_responses(seed: u64) -> Script {
     let (mut settings, _) = any_settings(random);
     let idle = settings.access_ttl + settings.idle_ttl;
     settings.absolute_ttl = idle * 10;
-    let sign_in = Request { up: 1, store: 1, upstream: 1, down: 1, ..Request::default() };
+    let sign_in = fast_request();
     let mut actions = vec![(0, Action::Ask { browser: 0, purpose: Purpose::SignIn, request: sign_in })];
     let mut time = settings.access_ttl + random.up_to(SECOND);
     while time < idle * 6 {
@@ -183,21 +183,53 @@ fn build(seed: u64, random: &mut Random, settings: Settings, limits: &Limits, th
     }
     for _ in 0..random.between(20, 120) {
         time += any_pause(random, &settings);
-        if limits.crashes && random.one_in(15) {
-            time += settings.access_ttl;
-            add_late_crash(random, &settings, limits, browsers, time, &mut actions);
+        let add_episode: fn(&mut Episode<'_>) = if limits.crashes && random.one_in(15) {
+            add_late_crash
         } else if random.one_in(15) {
-            time += settings.access_ttl;
-            add_late_replay(random, &settings, limits, browsers, time, &mut actions);
+            add_late_replay
         } else if random.one_in(25) {
-            time += settings.access_ttl;
-            add_concurrent_actions(random, &settings, limits, browsers, time, &mut actions);
+            add_concurrent_actions
         } else {
             actions.push((time, any_action(random, &settings, limits, browsers, thief, time)));
-        }
+            continue;
+        };
+        time += settings.access_ttl;
+        let actions = &mut actions;
+        add_episode(&mut Episode { random, settings: &settings, limits, browsers, time, actions });
     }
     actions.sort_by_key(|(time, _)| *time);
     Script { seed, settings, browsers, actions }
+}
+
+/// A place in a script at which the refresh of a session is due.
+struct Episode<'a> {
+    random: &'a mut Random,
+    settings: &'a Settings,
+    limits: &'a Limits,
+    browsers: usize,
+    time: i64,
+    actions: &'a mut Vec<(i64, Action)>,
+}
+
+impl Episode<'_> {
+    fn any_browser(&mut self) -> usize {
+        self.random.up_to(self.browsers as i64 - 1) as usize
+    }
+
+    /// Returns the largest difference between the clocks of two replicas.
+    fn clock_skew(&self) -> i64 {
+        let clocks = &self.settings.clocks;
+        clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0)
+    }
+
+    fn burst(&mut self, time: i64, browser: usize, requests: Vec<Request>) {
+        self.actions.push((time, Action::Burst { browser, requests }));
+    }
+}
+
+/// Returns a request without delays.
+fn fast_request() -> Request {
+    Request { up: 1, store: 1, upstream: 1, down: 1, ..Request::default() }
 }
 
 fn any_settings(random: &mut Random) -> (Settings, Limits) {
@@ -323,95 +355,67 @@ fn any_action(
 
 /// Adds a refresh with the latest valid response, and a browser crash around the disk write, when the use
 /// of the new token has just been confirmed.
-fn add_late_crash(
-    random: &mut Random,
-    settings: &Settings,
-    limits: &Limits,
-    browsers: usize,
-    time: i64,
-    actions: &mut Vec<(i64, Action)>,
-) {
-    let Settings { grace, ref clocks, .. } = *settings;
-    let browser = random.up_to(browsers as i64 - 1) as usize;
+fn add_late_crash(episode: &mut Episode<'_>) {
+    let Settings { grace, .. } = *episode.settings;
+    let latency = episode.limits.latency;
+    let browser = episode.any_browser();
     let request = |random: &mut Random| {
         let after = random.skewed(SECOND);
-        let down = limits.latency - random.skewed(limits.latency);
+        let down = latency - random.skewed(latency);
         let upstream = random.skewed(SECOND);
-        Request {
-            after,
-            replica: random.up_to(7) as usize,
-            up: 1,
-            store: 1,
-            upstream,
-            down,
-            ..Request::default()
-        }
+        Request { after, replica: random.up_to(7) as usize, upstream, down, ..fast_request() }
     };
-    let upstream = grace / 6 - random.up_to(SECOND);
-    let refresh = Request { after: 0, upstream, ..request(random) };
-    let crash = Action::CrashAfterRotation { browser, after: MAX_DISK_DELAY - random.up_to(SECOND) };
-    let requests = vec![refresh];
-    actions.extend([(time, crash), (time, Action::Burst { browser, requests })]);
-    let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
-    let lasting = time + grace - apart;
+    let upstream = grace / 6 - episode.random.up_to(SECOND);
+    let refresh = Request { after: 0, upstream, ..request(episode.random) };
+    let crash = Action::CrashAfterRotation { browser, after: MAX_DISK_DELAY - episode.random.up_to(SECOND) };
+    episode.actions.push((episode.time, crash));
+    episode.burst(episode.time, browser, vec![refresh]);
+    let lasting = episode.time + grace - episode.clock_skew();
     for after in [0, 0, 0, 1, 1, 2, 5, 20] {
-        let requests = (0..3).map(|_| request(random)).collect();
-        actions.push((lasting + after * SECOND + random.up_to(SECOND), Action::Burst { browser, requests }));
+        let requests = (0..3).map(|_| request(episode.random)).collect();
+        let time = lasting + after * SECOND + episode.random.up_to(SECOND);
+        episode.burst(time, browser, requests);
     }
 }
 
 /// Adds a rotation, an explicit refresh at the end of the grace period, which is replayed, and requests with
 /// the older access token that were sent just before the response. Then the new token is confirmed.
-fn add_late_replay(
-    random: &mut Random,
-    settings: &Settings,
-    limits: &Limits,
-    browsers: usize,
-    time: i64,
-    actions: &mut Vec<(i64, Action)>,
-) {
-    let Settings { grace, ref clocks, .. } = *settings;
-    let browser = random.up_to(browsers as i64 - 1) as usize;
+fn add_late_replay(episode: &mut Episode<'_>) {
+    let Settings { grace, .. } = *episode.settings;
+    let latency = episode.limits.latency;
+    let browser = episode.any_browser();
     let page = |random: &mut Random| Request {
         replica: random.up_to(7) as usize,
-        up: limits.latency - random.skewed(limits.latency),
-        store: 1,
-        upstream: 1,
-        down: limits.latency - random.skewed(limits.latency),
-        ..Request::default()
+        up: latency - random.skewed(latency),
+        down: latency - random.skewed(latency),
+        ..fast_request()
     };
-    let rotation = Request { up: 1, down: 1, ..page(random) };
-    let replay = Request { up: 1, upstream: grace / 6 - random.up_to(SECOND), ..page(random) };
-    let apart = clocks.iter().max().unwrap_or(&0) - clocks.iter().min().unwrap_or(&0);
-    let replayed = time + grace + random.up_to(apart + SECOND) - random.skewed(SECOND);
-    let arrived = replayed + replay.upstream + replay.down;
-    actions.extend([
-        (time, Action::Burst { browser, requests: vec![rotation] }),
-        (replayed, Action::Ask { browser, purpose: Purpose::Refresh, request: replay }),
-    ]);
+    let rotation = Request { up: 1, down: 1, ..page(episode.random) };
+    let upstream = grace / 6 - episode.random.up_to(SECOND);
+    let request = Request { up: 1, upstream, ..page(episode.random) };
+    let skew = episode.clock_skew();
+    let replayed = episode.time + grace + episode.random.up_to(skew + SECOND) - episode.random.skewed(SECOND);
+    let arrived = replayed + request.upstream + request.down;
+    episode.burst(episode.time, browser, vec![rotation]);
+    episode.actions.push((replayed, Action::Ask { browser, purpose: Purpose::Refresh, request }));
     for _ in 0..3 {
-        let requests = vec![page(random)];
-        actions.push((arrived - random.skewed(SECOND), Action::Burst { browser, requests }));
+        let requests = vec![page(episode.random)];
+        let time = arrived - episode.random.skewed(SECOND);
+        episode.burst(time, browser, requests);
     }
     for after in [0, 1, 1, 2, 4] {
-        let requests = vec![Request { up: 1, ..page(random) }];
-        let time = replayed + grace * 5 / 3 + after * SECOND + random.up_to(apart + SECOND);
-        actions.push((time, Action::Burst { browser, requests }));
+        let requests = vec![Request { up: 1, ..page(episode.random) }];
+        let time = replayed + grace * 5 / 3 + after * SECOND + episode.random.up_to(skew + SECOND);
+        episode.burst(time, browser, requests);
     }
 }
 
 /// Adds concurrent sign-ins, sign-outs and password changes within a second of a due refresh.
-fn add_concurrent_actions(
-    random: &mut Random,
-    settings: &Settings,
-    limits: &Limits,
-    browsers: usize,
-    time: i64,
-    actions: &mut Vec<(i64, Action)>,
-) {
-    for browser in 0..browsers {
+fn add_concurrent_actions(episode: &mut Episode<'_>) {
+    let Episode { random, settings, limits, browsers, time, actions } = episode;
+    for browser in 0..*browsers {
         let requests = any_requests(random, settings, limits);
-        actions.push((time + random.skewed(SECOND), Action::Burst { browser, requests }));
+        actions.push((*time + random.skewed(SECOND), Action::Burst { browser, requests }));
         for _ in 0..random.between(1, 3) {
             let purpose = match random.up_to(9) {
                 0 => Purpose::SignOut,
@@ -421,7 +425,7 @@ fn add_concurrent_actions(
             };
             let mut request = any_request(random, settings, limits);
             request.upstream = random.up_to(SECOND);
-            actions.push((time + random.up_to(SECOND), Action::Ask { browser, purpose, request }));
+            actions.push((*time + random.up_to(SECOND), Action::Ask { browser, purpose, request }));
         }
     }
 }
