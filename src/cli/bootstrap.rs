@@ -16,6 +16,7 @@ use crate::server::{Certificate, raise_file_limit};
 use crate::services::key_registry;
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
+use crate::services::session_time::{TimeStores, command_time};
 use crate::services::users::Users;
 
 /// Runs an asynchronous command on a new runtime.
@@ -70,12 +71,14 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     Ok(db::open(url, &options).await?)
 }
 
-/// Returns a clock that shows the database's time.
+/// Returns a clock that shows the database's time, or session time if that is later.
 ///
-/// Commands date their changes by it. Servers look for terminations by the database's time, and the clock of
-/// the operator's machine may be wrong.
+/// Commands date their changes by it, since the clock of the operator's machine may be wrong, and that of the database
+/// may have been set back.
 pub(super) async fn store_clock(stores: &Stores) -> Result<ContinuedClock, CliError> {
-    Ok(ContinuedClock::new(stores.sessions.database_time().await?))
+    let settings = Arc::clone(&stores.settings);
+    let sessions = Arc::clone(&stores.sessions);
+    Ok(ContinuedClock::new(command_time(&TimeStores { settings, sessions }).await?))
 }
 
 /// Returns the user service.

@@ -1,6 +1,6 @@
 //! Session time: the time of sessions and their tokens, which never steps.
 //!
-//! Whether a refresh token was stolen depends on durations. The wall clock steps when it is set, and a step
+//! Durations decide if a refresh token counts as stolen. The wall clock steps when it is set, and a step
 //! would make durations appear longer or shorter than they were. So a process sets its [`SessionClock`] once,
 //! at the start, and advances it with [`BootClock`].
 //!
@@ -87,6 +87,17 @@ pub fn start_time(reference: i64, floor: i64, since_floor: Option<i64>, grace: D
     }
     let tolerance = duration_micros(grace / 8);
     (reference.abs_diff(floor) <= tolerance.unsigned_abs()).then_some(reference.max(floor))
+}
+
+/// Returns the time for a command that runs beside servers: the database's time, but not below the floor.
+///
+/// # Errors
+///
+/// If the store fails.
+pub async fn command_time(stores: &TimeStores) -> Result<OffsetDateTime, StoreError> {
+    let reference = stores.sessions.database_time().await?;
+    let floor = find_floor(&*stores.settings).await?;
+    Ok(floor.map_or(reference, |floor| reference.max(from_micros(floor.time))))
 }
 
 impl<S: Clock> SessionClock<S> {
@@ -414,6 +425,20 @@ mod tests {
         assert!(is_uncertain(&*second));
         let third = cluster.start("c").await.clock();
         assert_eq!(third.set_at_micros(), second.set_at_micros());
+    }
+
+    /// B5: a command ends sessions while the clock of the database is set back.
+    #[tokio::test(start_paused = true)]
+    async fn command_has_session_time_or_a_later_time_of_the_database() {
+        let cluster = Cluster::new();
+        let stores = TimeStores { settings: cluster.settings.clone(), sessions: cluster.store.clone() };
+        assert_eq!(command_time(&stores).await.expect("the store responds"), NOW);
+        let server = cluster.spawn(cluster.start("a").await);
+        sleep(HOUR).await;
+        cluster.store.set_time(NOW - MONTH);
+        assert_close(command_time(&stores).await.expect("the store responds"), server.now());
+        cluster.store.set_time(NOW + MONTH);
+        assert_eq!(command_time(&stores).await.expect("the store responds"), NOW + MONTH);
     }
 
     #[tokio::test(start_paused = true)]

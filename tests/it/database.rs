@@ -469,3 +469,21 @@ async fn lost_position_is_replaced_by_that_of_earlier_terminations() {
     assert_eq!(ended_after(position.map(|position| position + 1)).await, 1);
     assert_eq!(ended_after(None).await, 1);
 }
+
+/// B5: sessions ended while the server's clock was set back, and a replica starts after its correction.
+#[tokio::test]
+async fn terminations_that_were_recorded_at_a_wrong_time_are_listed() {
+    let Some(database) = support::postgres().await else { return };
+    let sessions = &database.stores.sessions;
+    let ended = any_session(&database.stores).await;
+    let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
+    assert!(sessions.end_session(ended.id, &ending(end)).await.unwrap());
+    let set_back = "UPDATE myapi.sessions SET end_recorded_at = ended_at - interval '1 day'";
+    support::run(database.url(), set_back).await;
+    let listed = async |time| sessions.ended_since(EndedSince::time(time)).await.unwrap().sessions;
+    assert_eq!(listed(NOW).await, [(ended.id, end)]);
+    assert_eq!(listed(NOW + Duration::from_secs(1)).await, []);
+    let expired = "UPDATE myapi.sessions SET end_recorded_at = NULL, end_reason = 'idle_expired'";
+    support::run(database.url(), expired).await;
+    assert_eq!(listed(NOW).await, []);
+}

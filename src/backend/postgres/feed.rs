@@ -107,8 +107,11 @@ impl Feed {
         Self { options, mode, changes, state: Mutex::new(state) }
     }
 
-    /// Returns the sessions whose end was recorded at `since` or later, and the age of the connection at the call: the
-    /// host name may have moved since then. There is at least one row.
+    /// Returns the sessions that ended at `since` or later, and the age of the connection at the call: the host name
+    /// may have moved since then. There is at least one row.
+    ///
+    /// A session counts by the time at which the server recorded its end, or by the time of its end. Either may be too
+    /// early: the server's clock may have been set back then, or that of the process which ended the session.
     pub(super) async fn fetch(&self, since: OffsetDateTime) -> Result<(Vec<FeedRow>, Duration), sqlx::Error> {
         let called_at = Instant::now();
         let mut state = self.state.lock().await;
@@ -242,7 +245,8 @@ macro_rules! list_ended_since {
             $system,
             " AS system, ",
             $timeline,
-            " AS timeline) AS store LEFT JOIN myapi.sessions AS session ON session.end_recorded_at >= $1"
+            " AS timeline) AS store LEFT JOIN myapi.sessions AS session ON session.end_recorded_at >= $1 \
+             OR session.ended_at >= $1 AND session.end_recorded_at IS NOT NULL"
         )
     };
 }
