@@ -61,7 +61,7 @@ pub fn router(
 }
 
 /// Ready means that sessions can be refreshed, the revocation list is current, no [`Problem`] is reported, and
-/// no shutdown has started.
+/// no shutdown has started. While session time is uncertain a replica is ready, and the text says so.
 ///
 /// [`Problem`]: crate::services::readiness::Problem
 async fn ready(State(health): State<Health>) -> Response {
@@ -75,6 +75,9 @@ async fn ready(State(health): State<Health>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "revocation list is stale\n").into_response();
     }
     match tokio::time::timeout(STORE_TIMEOUT, health.store.database_time()).await {
+        Ok(Ok(_)) if health.tokens.is_time_uncertain() => {
+            "ready, session time is uncertain\n".into_response()
+        }
         Ok(Ok(_)) => "ready\n".into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "database unavailable\n").into_response(),
     }

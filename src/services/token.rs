@@ -357,6 +357,14 @@ impl Tokens {
         self.inner.deferred.dropped()
     }
 
+    /// Returns `true` if session time was set lately to a time that may be too late. Until durations are certain,
+    /// sessions are replayed instead of rotated, and no use is confirmed.
+    #[must_use]
+    pub fn is_time_uncertain(&self) -> bool {
+        let issuer = &self.inner.issuer;
+        issuer.is_confirmation_uncertain(issuer.clock.now_micros())
+    }
+
     /// The sessions terminated recently, and their poller.
     #[must_use]
     pub fn revocations(&self) -> &Arc<Revocations> {

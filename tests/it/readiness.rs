@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sekisho::backend::db as backend;
+use sekisho::clock::{Clock, SystemClock};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
@@ -15,6 +16,7 @@ use crate::support::socket_browser::SocketBrowser;
 on_both! {
     server_with_a_replaced_key_is_not_ready;
     server_behind_a_held_write_lock_is_not_ready;
+    server_with_an_uncertain_session_time_is_ready_and_says_so;
 }
 
 const ANN: &str = "ann@example.com";
@@ -130,6 +132,50 @@ where
     connection.execute(lock).await.unwrap();
     check_failing_writes(server).await;
     connection.close().await.unwrap();
+}
+
+/// B1: a server starts an hour after the last one, on another machine.
+async fn server_with_an_uncertain_session_time_is_ready_and_says_so(location: DatabaseLocation) {
+    let mut deployment = TestDeployment::new(location).await;
+    deployment.set("tokens.access_ttl", "15m");
+    deployment.set("session.grace", "60s");
+    let server = deployment.serve().await;
+    wait_for_readiness(&server, "ready\n").await;
+    server.stop().await;
+    let an_hour_ago = SystemClock.now().unix_timestamp() * 1_000_000 - 3_600_000_000;
+    let set_floor = format!(
+        "UPDATE settings SET value = '{an_hour_ago} {} 0 another-machine' WHERE name = 'session_time'",
+        i64::MIN
+    );
+    if deployment.is_embedded() {
+        db::run_sqlite(deployment.database(), &set_floor).await;
+    } else {
+        db::run(deployment.database(), &format!("SET search_path = myapi; {set_floor}")).await;
+    }
+
+    let server = deployment.serve().await;
+    let started = Instant::now();
+    until("the log to name session time", async || {
+        server.log().contains("session time is uncertain").then_some(())
+    })
+    .await;
+    let response = SocketBrowser::default().get(server.admin, "/readyz").await;
+    assert_eq!(
+        (response.status.as_u16(), &*response.body),
+        (200, &b"ready, session time is uncertain\n"[..])
+    );
+    assert_rarely_logged(&server, "session time is uncertain", started);
+    server.stop().await;
+
+    // Uncertain for a tenth of the time.
+    deployment.set("session.grace", "1s");
+    let server = deployment.serve().await;
+    until("/readyz to report ready", async || {
+        let response = SocketBrowser::default().get(server.admin, "/readyz").await;
+        (response.body == b"ready\n").then_some(())
+    })
+    .await;
+    server.stop().await;
 }
 
 /// B9: a full disk, where space that is already allocated can still be written.
