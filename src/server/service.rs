@@ -41,48 +41,44 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
     type Error = Infallible;
     type Future = ResponseFuture<S>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let mut in_flight = InFlightRequest::new(&self.context);
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let in_flight = InFlightRequest::new(&self.context);
         let state = &self.context.state;
         // hyper inserts `OnUpgrade` into requests that ask for an upgrade.
         let is_upgrade = request.extensions().get::<OnUpgrade>().is_some() && !state.is_http2();
         if is_upgrade {
             state.request_upgrade();
         }
-        let limits = &self.context.settings.limits;
-        let checked = in_flight.check_capacity().and_then(|()| check_and_normalize(&mut request, limits));
-        let response: ServiceFuture<S> = match checked {
-            Ok(()) => {
-                request.extensions_mut().insert(Peer(self.context.peer));
-                if self.context.is_tls {
-                    request.extensions_mut().insert(TlsConnection);
-                }
-                if in_flight.held == Some(Held::Reserve) {
-                    request.extensions_mut().insert(InReserve);
-                }
-                let min_rate = min_body_rate(&request, is_upgrade, limits);
-                let mut request = request.map(|body| in_flight.wrap_body(body, min_rate));
-                if let Some(place) = &in_flight.place {
-                    request.extensions_mut().insert(BodyPlace(Arc::clone(place)));
-                }
-                call_service(self.inner.clone(), request, is_upgrade)
-            }
-            Err(reason) => Either::Right(Box::pin(async move { Ok(reason.response()) })),
-        };
-        ResponseFuture { response, is_upgrade, in_flight: Some(in_flight) }
+        let state = RequestState::Received { request: Some((self.inner.clone(), request)) };
+        ResponseFuture { state, is_upgrade, in_flight: Some(in_flight) }
     }
 }
 
 pin_project! {
     /// Response future of a request.
+    ///
+    /// The request takes its places and is handled when the future is first polled. hyper receives all requests that
+    /// have arrived on an HTTP/2 connection before it polls the first of them. One that is refused would hold a place
+    /// until then, and a burst on a few connections all of them.
     pub(super) struct ResponseFuture<S>
     where
         S: Service<Request<Body>>,
     {
         #[pin]
-        response: ServiceFuture<S>,
+        state: RequestState<S>,
         is_upgrade: bool,
         in_flight: Option<InFlightRequest>,
+    }
+}
+
+pin_project! {
+    #[project = RequestStateProj]
+    enum RequestState<S>
+    where
+        S: Service<Request<Body>>,
+    {
+        Received { request: Option<(S, Request<Incoming>)> },
+        Called { #[pin] response: ServiceFuture<S> },
     }
 }
 
@@ -90,13 +86,21 @@ impl<S: HttpService> Future for ResponseFuture<S> {
     type Output = Result<Response<TrackedBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let is_upgrade_enabled = |request: &InFlightRequest| request.context.state.is_upgrade_enabled();
         if *this.is_upgrade && !this.in_flight.as_ref().is_none_or(is_upgrade_enabled) {
             // `serve_http1` sees the requested upgrade, enables it, and polls again.
             return Poll::Pending;
         }
-        let mut response = ready!(this.response.poll(cx))?;
+        if let RequestStateProj::Received { request } = this.state.as_mut().project()
+            && let Some((service, request)) = request.take()
+            && let Some(in_flight) = this.in_flight
+        {
+            let response = in_flight.call(service, request, *this.is_upgrade);
+            this.state.set(RequestState::Called { response });
+        }
+        let RequestStateProj::Called { response } = this.state.project() else { return Poll::Pending };
+        let mut response = ready!(response.poll(cx))?;
         let mut in_flight = this.in_flight.take();
         if let Some(in_flight) = &mut in_flight {
             in_flight.on_response(&mut response);
@@ -151,13 +155,41 @@ impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>) -> Self {
         context.release_head();
         context.state.request_started();
-        let admission = &context.permit.registry.admission;
-        let is_open = admission.try_open_request();
-        let held = if is_open { admission.try_begin_request() } else { None };
-        Self { context: Arc::clone(context), held, place: None, is_open, is_upgraded: false }
+        Self { context: Arc::clone(context), held: None, place: None, is_open: false, is_upgraded: false }
     }
 
-    fn check_capacity(&self) -> Result<(), RejectReason> {
+    /// Calls the service, unless there is no place for the request or its head is invalid.
+    fn call<S: HttpService>(
+        &mut self,
+        service: S,
+        mut request: Request<Incoming>,
+        is_upgrade: bool,
+    ) -> ServiceFuture<S> {
+        let taken = self.take_places();
+        let limits = &self.context.settings.limits;
+        let checked = taken.and_then(|()| check_and_normalize(&mut request, limits));
+        if let Err(reason) = checked {
+            return Either::Right(Box::pin(async move { Ok(reason.response()) }));
+        }
+        request.extensions_mut().insert(Peer(self.context.peer));
+        if self.context.is_tls {
+            request.extensions_mut().insert(TlsConnection);
+        }
+        if self.held == Some(Held::Reserve) {
+            request.extensions_mut().insert(InReserve);
+        }
+        let min_rate = min_body_rate(&request, is_upgrade, limits);
+        let mut request = request.map(|body| self.wrap_body(body, min_rate));
+        if let Some(place) = &self.place {
+            request.extensions_mut().insert(BodyPlace(Arc::clone(place)));
+        }
+        call_service(service, request, is_upgrade)
+    }
+
+    fn take_places(&mut self) -> Result<(), RejectReason> {
+        let admission = &self.context.permit.registry.admission;
+        self.is_open = admission.try_open_request();
+        self.held = if self.is_open { admission.try_begin_request() } else { None };
         if self.held.is_some() {
             return Ok(());
         }

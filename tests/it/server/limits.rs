@@ -321,6 +321,20 @@ async fn one_connection_may_use_the_whole_limit_of_requests() {
     }
 }
 
+/// A1: requests that arrived together on one connection took all places before any of them was handled, so that those
+/// which are refused at once left none to others.
+#[tokio::test]
+async fn burst_of_short_requests_is_served_one_after_the_other() {
+    let limits = ServerLimits { in_flight: 2, ..ServerLimits::default() };
+    let (server, _seen) = TestServer::start(1, limits);
+    let mut client = server.http2().await;
+    // The connection sends them together, when this task waits.
+    let responses: Vec<_> = (0..100).map(|_| client.send_request(get2("/"), true).unwrap().0).collect();
+    for response in responses {
+        assert_eq!(response.await.unwrap().status(), 200);
+    }
+}
+
 /// A6: the limit is that of all threads together.
 #[tokio::test]
 async fn connections_of_all_threads_share_the_limit_of_requests() {
