@@ -78,6 +78,12 @@ impl ClientShare {
         }
     }
 
+    /// Returns the numbers of the client.
+    #[must_use]
+    pub fn counts(&self) -> Arc<ClientCounts> {
+        Arc::clone(&self.counts)
+    }
+
     /// Stops counting the request as in flight while it waits for its client.
     pub fn suspend(&self) {
         let state = self.state.load(Relaxed);
@@ -86,7 +92,7 @@ impl ClientShare {
         }
     }
 
-    /// Counts the request as in flight again, even at the limit, because it has begun.
+    /// Counts the request as in flight again. The caller checks the limits.
     pub fn resume(&self) {
         if self.replace(SUSPENDED, HELD) {
             self.counts.add(IN_FLIGHT);

@@ -1,17 +1,34 @@
 //! Fixtures of the proxy's unit tests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
+use http::{Method, Uri};
 use uuid::Uuid;
 
 use super::header_writer::HeaderWriter;
 use super::request_head::{ControlData, RequestHead};
+use crate::client_share::{ClientCounts, ClientShare};
 use crate::identity::SessionId;
+use crate::request_context::{RequestContext, RequestId};
 use crate::session_event::SessionUseRecorder;
+
+/// A client whose requests are counted.
+#[derive(Default)]
+pub(super) struct TestClient(Arc<ClientCounts>);
+
+impl TestClient {
+    /// Returns the context of a new request.
+    pub(super) fn request(&self) -> RequestContext {
+        let context = RequestContext::new(RequestId::from_u128(1), Method::GET, &Uri::from_static("/"), None);
+        let share = ClientShare::try_begin(Arc::clone(&self.0), false, |_| Ok::<_, ()>(()));
+        context.set_client_share(share.expect("no limit"));
+        context
+    }
+}
 
 /// Counts the reported uses of [`SESSION`](Self::SESSION).
 #[derive(Default)]

@@ -61,7 +61,7 @@ pub fn router(
 }
 
 /// Ready means that sessions can be refreshed, the revocation list is current, no [`Problem`] is reported, and
-/// no shutdown has started. While session time is uncertain a replica is ready, and the text says so.
+/// no shutdown has started. While session time is uncertain a replica is ready, and the text names it.
 ///
 /// [`Problem`]: crate::services::readiness::Problem
 async fn ready(State(health): State<Health>) -> Response {

@@ -12,7 +12,7 @@ use crate::request_context::RequestContext;
 /// The place of a request with a body, held while the gateway or an upstream works on the request.
 ///
 /// The place is given back while the service waits for the body, whose pace the client decides, and taken again
-/// when more of it arrives. It is then taken even at the limit, because the request has begun.
+/// when more of it arrives. If too few are free then, the request continues without one, because it has begun.
 pub(super) struct RequestPlace {
     pub(super) context: Arc<ConnectionContext>,
     state: AtomicU8,
@@ -47,13 +47,15 @@ impl RequestPlace {
         }
     }
 
-    /// Takes the place again.
+    /// Takes the place again, if enough are free.
     pub(super) fn resume(&self) {
-        if self.replace(SUSPENDED, HELD) {
-            self.admission().resume_request();
-            if let Some(share) = self.share() {
-                share.resume();
-            }
+        if self.state.load(Relaxed) != SUSPENDED || !self.admission().try_resume_request() {
+            return;
+        }
+        if !self.replace(SUSPENDED, HELD) {
+            self.admission().end_request(Held::Place);
+        } else if let Some(share) = self.share() {
+            share.resume();
         }
     }
 

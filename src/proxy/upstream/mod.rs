@@ -33,7 +33,7 @@
 //!
 //! | step | setting | on expiry |
 //! |---|---|---|
-//! | queue of a busy upstream | `queue_timeout` | 503 `upstream_busy`, also if the queue is full |
+//! | queue of a busy upstream | `queue_timeout` | 503 `upstream_busy`, also if the queue is full, or half of it by the client |
 //! | DNS, TCP and TLS, over all upstreams tried | `connect_timeout` | 504 `upstream_connect_timeout` |
 //! | next part of the request body from the client | `idle_timeout` | 408 `body_timeout` |
 //! | the upstream's reading of that part | `idle_timeout` | 504 `upstream_timeout` |
@@ -45,6 +45,7 @@ mod circuit_breaker;
 mod concurrency;
 mod connect;
 mod connection;
+mod contention;
 mod deadline_timer;
 mod dns;
 mod error;

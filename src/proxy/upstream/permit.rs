@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::concurrency::ConcurrencyLimit;
+use super::contention::Place;
 use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
 
@@ -17,33 +18,44 @@ pub(super) struct Permit {
 }
 
 /// The count of an upstream that includes a request.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(super) enum Count {
     /// No count: the request has ended, or has become a long-lived connection.
     #[default]
     None,
-    /// The requests whose body is awaited from the client, and the responses that are streamed.
+    /// The requests whose body is awaited from the client or that continue without a place, and the responses that are
+    /// streamed.
     Streaming,
     /// The requests that wait for their response, which are limited.
-    Waiting,
+    Waiting(Place),
 }
 
 impl Count {
-    /// Moves the request from its count to another one.
-    pub(super) fn change(&mut self, limit: &ConcurrencyLimit, new: Self) {
-        let old = std::mem::replace(self, new);
-        if old == new {
-            return;
+    /// Counts a waiting request outside the limit.
+    pub(super) fn suspend(&mut self, limit: &ConcurrencyLimit) {
+        if let Self::Waiting(_) = self
+            && let Self::Waiting(place) = std::mem::replace(self, Self::Streaming)
+        {
+            limit.start_streaming();
+            limit.release(place);
         }
-        match new {
-            Self::None => {}
-            Self::Streaming => limit.start_streaming(),
-            Self::Waiting => limit.resume(),
+    }
+
+    /// Counts a suspended request within the limit, unless it must continue without a place.
+    pub(super) fn resume(&mut self, limit: &ConcurrencyLimit) {
+        if let Self::Streaming = self
+            && let Some(place) = limit.try_resume()
+        {
+            *self = Self::Waiting(place);
+            limit.end_streaming();
         }
-        match old {
+    }
+
+    fn clear(&mut self, limit: &ConcurrencyLimit) {
+        match std::mem::take(self) {
             Self::None => {}
             Self::Streaming => limit.end_streaming(),
-            Self::Waiting => limit.release(),
+            Self::Waiting(place) => limit.release(place),
         }
     }
 }
@@ -63,8 +75,7 @@ impl Permit {
 
     /// Counts the request as in flight. Waits in the queue while the upstream is at its limit.
     pub(super) async fn acquire(mut self) -> Result<Self, ProxyError> {
-        self.upstream.concurrency.acquire().await?;
-        self.count = Count::Waiting;
+        self.count = Count::Waiting(self.upstream.concurrency.acquire().await?);
         Ok(self)
     }
 
@@ -82,14 +93,12 @@ impl Permit {
 
     /// Counts the request as a response that is streamed, outside the limit.
     pub(super) fn start_streaming(&mut self) {
-        if self.count == Count::Waiting {
-            self.count.change(&self.upstream.concurrency, Count::Streaming);
-        }
+        self.count.suspend(&self.upstream.concurrency);
     }
 
     /// Stops counting the request, which has ended or become a long-lived connection.
     pub(super) fn release(&mut self) {
-        self.count.change(&self.upstream.concurrency, Count::None);
+        self.count.clear(&self.upstream.concurrency);
     }
 }
 

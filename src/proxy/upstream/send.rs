@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::balancer::LoadBalancer;
 use super::circuit_breaker::Failure;
+use super::concurrency::ConcurrencyLimit;
 use super::connect::ConnectError;
 use super::connection::{Connection, SendError, UpstreamBody};
 use super::deadline_timer::DeadlineTimer;
@@ -57,7 +58,7 @@ pub(in crate::proxy) async fn send(
                 let deadline = start + timeouts.first_byte;
                 timer.timeout_at(deadline, response).await.unwrap_or(Err(SendError::Timeout))
             } else {
-                let on_state = |state| count.change(&upstream.concurrency, count_while(state));
+                let on_state = |state| adjust_count(count, &upstream.concurrency, state);
                 Box::pin(with_upload_timeouts(timeouts, response, progress, on_state)).await
             }
         };
@@ -261,11 +262,11 @@ impl SendError {
     }
 }
 
-/// Returns the count of a request in a state of its upload. It is not limited at the pace of the client.
-fn count_while(state: UploadState) -> Count {
+/// Counts a request by the state of its upload. It is not limited at the pace of the client.
+fn adjust_count(count: &mut Count, limit: &ConcurrencyLimit, state: UploadState) {
     match state {
-        UploadState::AwaitingClient | UploadState::Failed(_) => Count::Streaming,
-        UploadState::Sending | UploadState::Sent => Count::Waiting,
+        UploadState::AwaitingClient | UploadState::Failed(_) => count.suspend(limit),
+        UploadState::Sending | UploadState::Sent => count.resume(limit),
     }
 }
 

@@ -14,7 +14,9 @@
 //! | a route, as many as are free | request to the upstreams of a route, queued or waiting for its response | when its route is known | at the response head, and while its body is awaited from the client | 503 `upstream_busy` |
 //! | [`unfinished_heads`](ServerLimits::unfinished_heads) | 4 KiB of a head, beyond its first 8 KiB | when it is received | when the head is complete | the connection is closed |
 //!
-//! A place among the requests in flight is held while the gateway or an upstream works, not at the pace of a client.
+//! A place among the requests in flight is held while the gateway or an upstream works, not at the pace of a client. A
+//! request whose body has arrived takes its place again only while half of the places are free. Otherwise it continues
+//! without one, so that bodies which arrive at the same time leave places to other clients.
 //! A client is an address (IPv6: a /64 network), or the user of a valid session; see [`ClientShares`].
 
 mod client;
@@ -146,9 +148,9 @@ impl ThreadAdmission {
         self.shared.requests.try_begin(self.thread)
     }
 
-    /// Counts a request again whose body has arrived, even at the limit.
-    pub(super) fn resume_request(&self) {
-        self.shared.requests.resume(self.thread);
+    /// Counts a request again whose body has arrived; returns `false` if it must continue without a place.
+    pub(super) fn try_resume_request(&self) -> bool {
+        self.shared.requests.try_resume(self.thread)
     }
 
     /// Ends the count of a request whose response has started, which waits for its client, or which was dropped.

@@ -43,13 +43,6 @@ impl Places {
         take_one(own) || self.refill(own) || self.caches.iter().any(|Padded(other)| take_one(other))
     }
 
-    /// Takes a place for `thread`, beyond the limit if none is free.
-    pub(super) fn take_beyond_limit(&self, thread: usize) {
-        if !self.try_take(thread) {
-            self.free.0.fetch_sub(1, Relaxed);
-        }
-    }
-
     /// Gives a place back that `thread` has taken.
     pub(super) fn give_back(&self, thread: usize) {
         let Some(Padded(own)) = self.caches.get(thread) else { return };
@@ -159,22 +152,6 @@ mod tests {
         assert_eq!(take_all(&places, 1), 1);
         places.set_limit(50);
         assert_eq!(take_all(&places, 1), 40);
-    }
-
-    #[test]
-    fn places_beyond_the_limit_are_given_back_first() {
-        let places = Places::new(20, 2);
-        assert_eq!(take_all(&places, 0), 20);
-        for thread in [0, 1, 1] {
-            places.take_beyond_limit(thread);
-        }
-        for _ in 0..3 {
-            assert!(!places.try_take(1));
-            places.give_back(1);
-        }
-        assert!(!places.try_take(0));
-        places.give_back(0);
-        assert!(places.try_take(1));
     }
 
     #[test]

@@ -54,9 +54,12 @@ impl RequestPlaces {
         self.reserve.try_take(thread).then_some(Held::Reserve)
     }
 
-    /// Counts a request again whose body has arrived, even at the limit.
-    pub(super) fn resume(&self, thread: usize) {
-        self.in_flight.take_beyond_limit(thread);
+    /// Counts a request again whose body has arrived, if half of the places are free.
+    ///
+    /// The other half is for requests that begin: the bodies of many requests may arrive at the same time.
+    pub(super) fn try_resume(&self, thread: usize) -> bool {
+        let half = self.in_flight.limit().div_ceil(2);
+        self.in_flight.has_free(half) && self.in_flight.try_take(thread)
     }
 
     /// Ends the count of a request whose response has started, which waits for its client, or which was dropped.

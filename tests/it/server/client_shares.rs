@@ -3,24 +3,68 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use http::StatusCode;
+use axum_core::body::Body;
+use http::{Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::support::db::sqlite_location;
 use crate::support::process::{PROCESS_TIMEOUT, ServerProcess, TestDeployment, until};
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::test_server::{answer, read_until_closed};
-use crate::support::upstream::{GatedUpstream, Upstream};
+use crate::support::upstream::{GatedUpstream, Upstream, listen, serve_any};
 
-/// A gateway with `/` for signed-in users, `/open` for all, and routes whose responses are held back: `/held` for all,
+/// A gateway with `/` for signed-in users, `/open` and `/slow` for all, and routes whose responses are held back: `/held` for all,
 /// `/held-users` for signed-in users, and `/hung0` to `/hung3` with default limits.
 struct Fixture {
     server: ServerProcess,
     deployment: TestDeployment,
     held: GatedUpstream,
+    slow: SlowUpstream,
     _healthy: Upstream,
+}
+
+/// An upstream that responds at once, except to `/slow`: to that it never responds.
+struct SlowUpstream {
+    address: SocketAddr,
+    arrivals: mpsc::UnboundedReceiver<()>,
+}
+
+impl SlowUpstream {
+    async fn start() -> Self {
+        let (arrived, arrivals) = mpsc::unbounded_channel();
+        let address = listen(move |socket| {
+            let arrived = arrived.clone();
+            serve_any(socket, move |request| {
+                let arrived = arrived.clone();
+                async move {
+                    if request.uri().path() == "/slow" {
+                        arrived.send(()).unwrap();
+                        if !request.body().is_end_stream() {
+                            request.into_body().collect().await.unwrap();
+                            arrived.send(()).unwrap();
+                        }
+                        std::future::pending::<()>().await;
+                    }
+                    Response::new(Body::empty())
+                }
+            })
+        })
+        .await;
+        Self { address, arrivals }
+    }
+
+    /// Waits for the heads of further requests to `/slow`, or the ends of their bodies.
+    async fn arrived(&mut self, count: usize) {
+        for _ in 0..count {
+            let arrived = timeout(PROCESS_TIMEOUT, self.arrivals.recv()).await;
+            arrived.expect("the request at the upstream").unwrap();
+        }
+    }
 }
 
 impl Fixture {
@@ -28,23 +72,28 @@ impl Fixture {
     async fn start(limits: &str) -> Self {
         let healthy = Upstream::start().await;
         let held = GatedUpstream::start().await;
+        let slow = SlowUpstream::start().await;
         let mut deployment = TestDeployment::new(sqlite_location().await.unwrap()).await;
         deployment.set("tokens.access_ttl", "1h");
         deployment.forward_to(healthy.url());
         let config = deployment.config();
         let open = route("/open", &healthy.url(), "auth = \"none\"");
+        let slow_route = route("/slow", &format!("http://{}", slow.address), "auth = \"none\"");
         let for_all = route("/held", &held.url(), "auth = \"none\"\nmax_in_flight = 1000");
         let for_users = route("/held-users", &held.url(), "max_in_flight = 1000");
         let with_defaults = "auth = \"none\"\nqueue_timeout = \"60s\"";
         let hung =
             ["/hung0", "/hung1", "/hung2", "/hung3"].map(|path| route(path, &held.url(), with_defaults));
-        deployment.write("sekisho.toml", &format!("{config}{open}{for_all}{for_users}{}", hung.concat()));
+        deployment.write(
+            "sekisho.toml",
+            &format!("{config}{open}{slow_route}{for_all}{for_users}{}", hung.concat()),
+        );
         deployment.set_limits(limits);
         for user in ["ann@example.com", "bob@example.com"] {
             deployment.user(user, "user").await;
         }
         let server = deployment.serve().await;
-        Self { server, deployment, held, _healthy: healthy }
+        Self { server, deployment, held, slow, _healthy: healthy }
     }
 
     /// Sends requests that are held back, and waits until the upstream has them.
@@ -186,6 +235,49 @@ async fn many_clients_leave_places_for_others() {
     }
     let mut browser = SocketBrowser::signed_in(server, "ann@example.com").await;
     assert_eq!(browser.status(server, "/").await, StatusCode::OK);
+}
+
+/// A1: bodies that arrived at the same time took more than all places, of the upstream and of the server.
+#[tokio::test]
+async fn bodies_that_arrive_together_leave_places_for_others() {
+    let mut fixture = Fixture::start("max_in_flight = 100\nmin_body_rate = \"0\"").await;
+    let server = fixture.server.public;
+    let mut uploads = Vec::new();
+    for number in (0x0200..0x020C).cycle().take(120) {
+        let mut socket = Client::at(number).connect(server).await;
+        let head = "POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        fixture.slow.arrived(1).await;
+        uploads.push(socket);
+    }
+    for socket in &mut uploads {
+        socket.write_all(b"x").await.unwrap();
+    }
+    fixture.slow.arrived(120).await;
+    for number in 0x0300..0x030A {
+        assert_eq!(Client::at(number).status(server, "/slow/not").await, "200");
+        assert_eq!(Client::at(number).status(server, "/open").await, "200");
+    }
+    let mut browser = SocketBrowser::signed_in(server, "ann@example.com").await;
+    assert_eq!(browser.status(server, "/").await, StatusCode::OK);
+}
+
+/// A1: three clients whose requests took long held all places of an upstream.
+#[tokio::test]
+async fn slow_requests_of_a_few_clients_leave_places_of_their_upstream() {
+    let mut fixture = Fixture::start("max_in_flight = 100").await;
+    let server = fixture.server.public;
+    let mut held = Vec::new();
+    for number in [0x0201, 0x0202, 0x0203] {
+        for _ in 0..10 {
+            held.push(Client::at(number).send(server, "/slow").await);
+        }
+    }
+    // Of 12 open places and 13 others, of which each client holds as many as are free, or 4.
+    fixture.slow.arrived(12 + 7 + 4).await;
+    for number in 0x0300..0x030A {
+        assert_eq!(Client::at(number).status(server, "/slow/not").await, "200");
+    }
 }
 
 /// A4: several routes that hung could hold all requests in flight, each with its share.
