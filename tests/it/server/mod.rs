@@ -4,6 +4,7 @@ mod admission;
 mod client_disconnect;
 mod client_shares;
 mod drain;
+mod hostile_load;
 mod http2;
 mod idle_connections;
 mod limits;
