@@ -16,7 +16,7 @@ use crate::server::{Certificate, raise_file_limit};
 use crate::services::key_registry;
 use crate::services::keys::{Algorithm, KeyMaterial, KeyRing};
 use crate::services::password::PasswordHasher;
-use crate::services::session_time::{TimeStores, command_time};
+use crate::services::session_time::{self, TimeStores};
 use crate::services::users::Users;
 
 /// Runs an asynchronous command on a new runtime.
@@ -71,20 +71,19 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     Ok(db::open(url, &options).await?)
 }
 
-/// Returns a clock that shows the database's time, or session time if that is later.
+/// Returns a clock that shows session time, which is the database's time before the first start of a server.
 ///
-/// Commands date their changes by it, since the clock of the operator's machine may be wrong, and that of the database
-/// may have been set back.
-pub(super) async fn store_clock(stores: &Stores) -> Result<ContinuedClock, CliError> {
+/// Commands date their changes by it. The clock of the operator's machine may be wrong.
+pub(super) async fn session_clock(stores: &Stores) -> Result<ContinuedClock, CliError> {
     let settings = Arc::clone(&stores.settings);
     let sessions = Arc::clone(&stores.sessions);
-    Ok(ContinuedClock::new(command_time(&TimeStores { settings, sessions }).await?))
+    Ok(ContinuedClock::new(session_time::read(&TimeStores { settings, sessions }).await?))
 }
 
 /// Returns the user service.
 pub(super) async fn users(config: &Config, stores: &Stores) -> Result<Users, CliError> {
     let passwords = PasswordHasher::new(password_settings(&config.login)).map_err(CliError::misconfigured)?;
-    let clock = Arc::new(store_clock(stores).await?);
+    let clock = Arc::new(session_clock(stores).await?);
     Ok(Users::new(Arc::clone(&stores.users), Arc::new(passwords), clock))
 }
 

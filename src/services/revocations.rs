@@ -7,7 +7,8 @@
 //! time as that query returned it. Queries overlap by half the grace period and 15 s, since clocks differ
 //! and commits arrive late. PostgreSQL's NOTIFY only makes it poll sooner. On startup, after a failed
 //! query, when the store's time has gone back, and every 30 s, it loads all sessions whose access tokens
-//! may still be valid.
+//! may still be valid: by the time at which the store recorded the termination, and by the session time of the
+//! termination, since the store's clock may have been set ahead in between.
 //!
 //! Sessions stay in the list for a duration of this process's monotonic clock, whatever their times.
 //!
@@ -317,12 +318,15 @@ impl Revocations {
         let last = *self.cursor();
         let local_time = self.clock.now();
         let store_time = last.map_or(local_time, |cursor| cursor.store_time + cursor.read_at.elapsed());
+        // The store's clock may have been set ahead after it recorded a termination.
+        let session_time = Some(local_time - self.horizon - self.overlap);
         // By the earlier of both clocks: the store's may have gone back.
         let mut now = store_time.min(local_time);
         loop {
             let time = now - self.horizon - self.overlap - MAX_TIME_ERROR;
             let position = last.and_then(|cursor| cursor.position);
-            let poll = self.query(EndedSince { time, position }, FULL_LOAD_TIMEOUT).await?;
+            let since = EndedSince { time, session_time, position };
+            let poll = self.query(since, FULL_LOAD_TIMEOUT).await?;
             if poll.cursor.store_time + MAX_TIME_ERROR >= now {
                 return Ok(self.complete(poll));
             }
@@ -336,7 +340,8 @@ impl Revocations {
     async fn load_new(&self, timeout: Duration) -> Result<Option<usize>, StoreError> {
         let Some(last) = *self.cursor() else { return Ok(None) };
         let time = last.store_time - self.overlap;
-        let poll = self.query(EndedSince { time, position: last.position }, timeout).await?;
+        let since = EndedSince { position: last.position, ..EndedSince::time(time) };
+        let poll = self.query(since, timeout).await?;
         Ok((poll.cursor.store_time >= last.store_time).then(|| self.complete(poll)))
     }
 

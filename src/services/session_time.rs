@@ -76,6 +76,34 @@ struct Floor {
     boot_id: String,
 }
 
+/// Returns the present session time, for a process that does not serve. This takes up to 2.5 seconds if others may run.
+///
+/// # Errors
+///
+/// If the store fails.
+pub async fn read(stores: &TimeStores) -> Result<OffsetDateTime, StoreError> {
+    read_with(stores, &BootClock, &boot_id()).await
+}
+
+async fn read_with(
+    stores: &TimeStores,
+    source: &impl Clock,
+    boot_id: &str,
+) -> Result<OffsetDateTime, StoreError> {
+    let reference = micros(stores.sessions.database_time().await?);
+    let read_at = source.now_micros();
+    let Some(floor) = find_floor(&*stores.settings).await? else { return Ok(from_micros(reference)) };
+    let time = match start_time(reference, floor.time, floor.elapsed(boot_id, read_at), READER_GRACE) {
+        Some(time) => time,
+        None if wait_for_others(&*stores.settings, &floor).await? => {
+            reference.max(floor.time) + source.now_micros() - read_at
+        }
+        // Raised just now.
+        None => find_floor(&*stores.settings).await?.map_or(reference, |floor| floor.time),
+    };
+    Ok(from_micros(time))
+}
+
 /// Returns the session time at which a process starts, or `None` if it depends on whether others run.
 ///
 /// `reference` is the database's time. `since_floor` is the time since the floor was written, if that is
@@ -87,17 +115,6 @@ pub fn start_time(reference: i64, floor: i64, since_floor: Option<i64>, grace: D
     }
     let tolerance = duration_micros(grace / 8);
     (reference.abs_diff(floor) <= tolerance.unsigned_abs()).then_some(reference.max(floor))
-}
-
-/// Returns the time for a command that runs beside servers: the database's time, but not below the floor.
-///
-/// # Errors
-///
-/// If the store fails.
-pub async fn command_time(stores: &TimeStores) -> Result<OffsetDateTime, StoreError> {
-    let reference = stores.sessions.database_time().await?;
-    let floor = find_floor(&*stores.settings).await?;
-    Ok(floor.map_or(reference, |floor| reference.max(from_micros(floor.time))))
 }
 
 impl<S: Clock> SessionClock<S> {
@@ -186,7 +203,7 @@ impl<S: Clock> SessionTime<S> {
             let raised = Floor { time, set_at, boot_time, boot_id: boot_id.clone() };
             if replace_floor(&*stores.settings, &floor, &raised).await? {
                 let clock = Arc::new(SessionClock::new(source, &raised));
-                log_start(&clock, reference);
+                log_start(&clock, reference, is_certain);
                 return Ok(Self { clock, boot_id, max_difference: duration_micros(grace / 4) });
             }
             known = Some(floor);
@@ -293,9 +310,9 @@ async fn wait_for_others(settings: &dyn SettingStore, floor: &Floor) -> Result<b
     Ok(true)
 }
 
-fn log_start<S: Clock>(clock: &SessionClock<S>, reference: i64) {
+fn log_start<S: Clock>(clock: &SessionClock<S>, reference: i64, is_certain: bool) {
     let ahead = time::Duration::microseconds(clock.now_micros() - reference);
-    tracing::info!(time = %clock.now(), ahead_of_database = %ahead, "session time started");
+    tracing::info!(time = %clock.now(), ahead_of_database = %ahead, is_certain, "session time started");
 }
 
 /// Returns an id that changes when the machine is started, or nothing on a system that has none.
@@ -318,6 +335,9 @@ const MAX_CORRECTION: i64 = 100_000;
 
 /// Time after which a floor that has not moved is that of stopped processes.
 const FLOOR_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// Grace period of [`read`], an eighth of which is its tolerance.
+const READER_GRACE: Duration = Duration::from_secs(60);
 
 /// Time between two reads while another process may raise the floor.
 const FLOOR_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -427,20 +447,6 @@ mod tests {
         assert_eq!(third.set_at_micros(), second.set_at_micros());
     }
 
-    /// B5: a command ends sessions while the clock of the database is set back.
-    #[tokio::test(start_paused = true)]
-    async fn command_has_session_time_or_a_later_time_of_the_database() {
-        let cluster = Cluster::new();
-        let stores = TimeStores { settings: cluster.settings.clone(), sessions: cluster.store.clone() };
-        assert_eq!(command_time(&stores).await.expect("the store responds"), NOW);
-        let server = cluster.spawn(cluster.start("a").await);
-        sleep(HOUR).await;
-        cluster.store.set_time(NOW - MONTH);
-        assert_close(command_time(&stores).await.expect("the store responds"), server.now());
-        cluster.store.set_time(NOW + MONTH);
-        assert_eq!(command_time(&stores).await.expect("the store responds"), NOW + MONTH);
-    }
-
     #[tokio::test(start_paused = true)]
     async fn start_soon_after_the_floor_is_certain_and_immediate() {
         let cluster = Cluster::new();
@@ -466,6 +472,27 @@ mod tests {
             assert!((second.now() - first.now()).unsigned_abs() < 2 * FLOOR_CHECK_INTERVAL);
             assert!(!is_uncertain(&*second) && !is_uncertain(&*first));
         }
+    }
+
+    /// B1: a command on another machine uses the time of running processes, else the later of floor and database.
+    #[tokio::test(start_paused = true)]
+    async fn readers_use_session_time() {
+        let cluster = Cluster::new();
+        let stores = TimeStores { settings: cluster.settings.clone(), sessions: cluster.store.clone() };
+        let read =
+            async |boot_id| read_with(&stores, &cluster.machine, boot_id).await.expect("the store responds");
+        assert_eq!(read("b").await, NOW, "before the first start");
+        let first = cluster.start("a").await;
+        let clock = first.clock();
+        cluster.store.set_time(NOW + MONTH);
+        assert_close(read("a").await, clock.now());
+        assert_close(read("b").await, NOW + MONTH + FLOOR_TIMEOUT);
+        let running = tokio::spawn(first.run(cluster.settings.clone()));
+        for reference in [NOW - MONTH, NOW + HOUR, NOW + MONTH] {
+            cluster.store.set_time(reference);
+            assert_close(read("b").await, clock.now());
+        }
+        running.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -310,6 +310,9 @@ pub struct EndedSince {
     /// Earliest time of a termination. A store with a clock of its own goes by the time at which it recorded the
     /// termination, others by the time that the caller gave.
     pub time: OffsetDateTime,
+    /// Earliest time of a termination that the caller gave, which is session time. A store with a clock of its own
+    /// includes these terminations too, whenever it recorded them: its clock may have been set ahead since.
+    pub session_time: Option<OffsetDateTime>,
     /// The position of an earlier result. Terminations that were committed after it are included too,
     /// whatever their times. Without one, or with one of a lost state of the database, the store chooses a
     /// position among its latest terminations.
@@ -320,7 +323,7 @@ impl EndedSince {
     /// Starts at a time.
     #[must_use]
     pub fn time(time: OffsetDateTime) -> Self {
-        Self { time, position: None }
+        Self { time, session_time: None, position: None }
     }
 }
 

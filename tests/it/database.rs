@@ -463,7 +463,7 @@ async fn lost_position_is_replaced_by_that_of_earlier_terminations() {
     assert!(sessions.end_session(first.id, &ending(long_ago)).await.unwrap());
     let position = sessions.ended_since(EndedSince::time(NOW)).await.unwrap().position;
     let ended_after = async |position| {
-        sessions.ended_since(EndedSince { time: NOW, position }).await.unwrap().sessions.len()
+        sessions.ended_since(EndedSince { position, ..EndedSince::time(NOW) }).await.unwrap().sessions.len()
     };
     assert_eq!(ended_after(position).await, 0);
     assert_eq!(ended_after(position.map(|position| position + 1)).await, 1);

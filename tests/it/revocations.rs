@@ -99,6 +99,21 @@ async fn check_revocations_are_loaded_at_start(stores: &Stores) {
     assert_eq!(error, Err(VerifyError::Ended(SessionEvent::Revoked)));
 }
 
+/// B1: a replica that starts after the clock of PostgreSQL was set ahead loads the terminations from before.
+#[tokio::test]
+async fn revocations_from_before_a_step_of_the_database_clock_are_loaded() {
+    let Some(database) = db::postgres().await else { return };
+    let [local, remote] = replicas(&database.stores);
+    let issued = sign_in(&local).await;
+    local.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
+    // As if the clock had been set ahead by a day since.
+    db::run(database.url(), "UPDATE myapi.sessions SET end_recorded_at = end_recorded_at - interval '1 day'")
+        .await;
+    remote.revocations().load().await.unwrap();
+    let error = remote.verify(&issued.tokens.access_token).map(|_| ());
+    assert_eq!(error, Err(VerifyError::Ended(SessionEvent::Revoked)));
+}
+
 #[tokio::test]
 async fn revocations_are_followed_on_sqlite() {
     let Some(database) = db::sqlite().await else { return };

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::pool::{StatementMode, begin, commit, read_only_error, with_timeout};
 use super::server_changes::ServerChanges;
 use super::statement::PreparedQuery;
-use crate::services::store::ACQUIRE_TIMEOUT;
+use crate::services::store::{ACQUIRE_TIMEOUT, EndedSince};
 
 /// The sessions that ended, as the primary knows them.
 #[derive(Debug)]
@@ -107,12 +107,9 @@ impl Feed {
         Self { options, mode, changes, state: Mutex::new(state) }
     }
 
-    /// Returns the sessions that ended at `since` or later, and the age of the connection at the call: the host name
-    /// may have moved since then. There is at least one row.
-    ///
-    /// A session counts by the time at which the server recorded its end, or by the time of its end. Either may be too
-    /// early: the server's clock may have been set back then, or that of the process which ended the session.
-    pub(super) async fn fetch(&self, since: OffsetDateTime) -> Result<(Vec<FeedRow>, Duration), sqlx::Error> {
+    /// Returns the sessions that ended `since`, and the age of the connection at the call: the host name may have moved
+    /// since then. There is at least one row.
+    pub(super) async fn fetch(&self, since: EndedSince) -> Result<(Vec<FeedRow>, Duration), sqlx::Error> {
         let called_at = Instant::now();
         let mut state = self.state.lock().await;
         // If the caller gives up, the connection is dropped with this future.
@@ -164,11 +161,11 @@ impl Feed {
     async fn query(
         &self,
         connection: &mut PgConnection,
-        since: OffsetDateTime,
+        since: EndedSince,
         has_identity: bool,
     ) -> Result<Vec<FeedRow>, sqlx::Error> {
         let sql = if has_identity { LIST_ENDED_SINCE } else { LIST_ENDED_SINCE_WITHOUT_IDENTITY };
-        let query = PreparedQuery::new(sqlx::query(sql).bind(since), false)?;
+        let query = PreparedQuery::new(sqlx::query(sql).bind(since.time).bind(since.session_time), false)?;
         if self.mode.wraps_statements {
             begin(connection).await?;
         }
@@ -246,7 +243,7 @@ macro_rules! list_ended_since {
             " AS system, ",
             $timeline,
             " AS timeline) AS store LEFT JOIN myapi.sessions AS session ON session.end_recorded_at >= $1 \
-             OR session.ended_at >= $1 AND session.end_recorded_at IS NOT NULL"
+             OR session.ended_at >= $2 AND session.end_recorded_at IS NOT NULL"
         )
     };
 }

@@ -149,7 +149,7 @@ impl SessionStore for PostgresStore {
     }
 
     async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
-        let (rows, age) = self.feed.fetch(since.time).await?;
+        let (rows, age) = self.feed.fetch(since).await?;
         let store_time = rows.first().ok_or(sqlx::Error::RowNotFound)?.now;
         let ended = rows
             .into_iter()

@@ -19,7 +19,7 @@ use crate::models::session::{EndReason, Session, SessionId};
 pub(super) async fn run(stores: &Stores, id: SessionId, json: bool) -> Result<(), CliError> {
     let session = stores.sessions.find_session(id).await?;
     let audit = stores.sessions.session_audit(id, MAX_AUDIT_ENTRIES).await?;
-    let now = bootstrap::store_clock(stores).await?.now();
+    let now = bootstrap::session_clock(stores).await?.now();
     let report = SessionReport::new(session.as_ref(), &audit, now);
     let report = report.ok_or_else(|| {
         let advice = "check database.url, and session.keep_ended and audit.keep, after which ended sessions are purged";

@@ -30,7 +30,7 @@ pub struct SessionList {
 }
 
 pub(super) async fn run(stores: &Stores, args: SessionList) -> Result<(), CliError> {
-    let now = bootstrap::store_clock(stores).await?.now();
+    let now = bootstrap::session_clock(stores).await?.now();
     let filter = match &args.user {
         Some(email) => SessionFilter::User(find_user(stores, email).await?),
         None => SessionFilter::All,

@@ -30,7 +30,7 @@ pub struct SessionRevoke {
 
 pub(super) async fn run(stores: &Stores, args: SessionRevoke) -> Result<(), CliError> {
     let by = ClientInfo::command_line("session revoke");
-    let now = bootstrap::store_clock(stores).await?.now();
+    let now = bootstrap::session_clock(stores).await?.now();
     let termination = SessionTermination::new(now, EndReason::Revoked, by);
     let filter = match &args.user {
         Some(email) => Some(SessionFilter::User(find_user(stores, email).await?)),

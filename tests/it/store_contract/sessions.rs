@@ -537,7 +537,7 @@ pub(super) async fn recently_ended_sessions_are_listed(stores: &Stores) {
     let since = async |at| {
         // After all terminations, so that the time decides.
         let position = stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap().position;
-        let since = EndedSince { time: at, position };
+        let since = EndedSince { position, ..EndedSince::time(at) };
         let mut ended = stores.sessions.ended_since(since).await.unwrap().sessions;
         ended.sort_by_key(|(_, end)| end.at);
         ended
@@ -568,7 +568,7 @@ pub(super) async fn terminations_with_a_wrong_time_are_listed(stores: &Stores) {
     sessions.insert_session(&asked).await.unwrap();
     stores.users.disable_user(owner.id, wrong).await.unwrap();
 
-    let since = EndedSince { time: start.store_time, position: start.position };
+    let since = EndedSince { position: start.position, ..EndedSince::time(start.store_time) };
     let found = sessions.ended_since(since).await.unwrap().sessions;
     let expected = [one.id, listed.id, filtered.id, replaced.id, of_user.id];
     assert_eq!(sorted(found.into_iter().map(|(id, _)| id).collect()), sorted(expected.to_vec()));
