@@ -63,8 +63,13 @@ stop_postgres() {
     rm -rf "$postgres_dir"
 }
 
-# race_lab OPTION…: the short form, with real gateways that are killed and restarted under browsers and
-# thieves.
+# Prints the path of libfaketime, or nothing if it is not installed.
+faketime_path() {
+    echo "${SEKISHO_TEST_FAKETIME:-$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null | head -n 1 || true)}"
+}
+
+# race_lab OPTION…: the short form, with real gateways that are killed and restarted, and whose clocks step, under
+# browsers and thieves.
 race_lab() {
     local database=()
     # The lab restarts a PostgreSQL server of its own. It uses a given server, but never restarts it.
@@ -72,8 +77,15 @@ race_lab() {
         database=(--database sqlite)
         [[ -z ${SEKISHO_TEST_POSTGRES:-} ]] || database=(--postgres "$SEKISHO_TEST_POSTGRES")
     fi
+    local clocks=() library
+    library=$(faketime_path)
+    if [[ -n $library ]]; then
+        clocks=(--clock-steps 2s --libfaketime "${library%/*}/libfaketimeMT.so.1")
+    else
+        echo "The race lab steps no clocks, since libfaketime is not installed."
+    fi
     # In one call, so that both have the features of the tests' build.
     cargo build --quiet --locked --bin sekisho --example race_lab || return
     cargo run --quiet --locked --example race_lab -- --browsers 16 --victims 8 --access-ttl 6s --grace 3s \
-        --kill-every 3s --restart-every 5s ${database[@]+"${database[@]}"} "$@"
+        --kill-every 3s --restart-every 5s ${database[@]+"${database[@]}"} ${clocks[@]+"${clocks[@]}"} "$@"
 }

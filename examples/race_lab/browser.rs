@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sekisho::clock::{Clock, SystemClock};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -91,7 +90,10 @@ impl Browser {
         match self.random.below(20) {
             0..=9 => self.random.up_to(grace / 2),
             10..=14 => self.random.between(grace / 2, grace + grace / 4),
-            15..=18 => claims.map_or(grace, |claims| until_expiry(claims, ttl, self.random.one_in(2))),
+            15..=18 => {
+                let now = self.lab().session_time.now_millis();
+                claims.map_or(grace, |claims| until_expiry(claims, now, ttl, self.random.one_in(2)))
+            }
             _ => self.random.between(ttl, ttl * 2),
         }
     }
@@ -110,9 +112,10 @@ impl Browser {
             let received = self.client.exchange(&plan).await;
             match received.as_ref().map(|received| received.response.status) {
                 Some(200) => {
-                    received.iter().for_each(|received| self.client.keep(received));
+                    let Some(received) = received else { continue };
+                    self.client.keep(&received);
                     if let Some(session) = self.session() {
-                        self.lab().events.record_sign_in(session, &self.client.name);
+                        self.lab().events.record_sign_in(session, &self.client.name, received.sent);
                     }
                     return;
                 }
@@ -238,10 +241,10 @@ impl Browser {
     }
 }
 
-/// Returns the time until the access token expires, or, if `early`, until it may be refreshed.
-fn until_expiry(claims: Claims, ttl: Duration, early: bool) -> Duration {
-    let now = SystemClock.now().unix_timestamp_nanos() / 1_000_000;
-    let left = u64::try_from(i128::from(claims.exp) * 1_000 - now).unwrap_or_default();
+/// Returns the time until the access token expires, or, if `early`, until it may be refreshed. `now` is in
+/// milliseconds.
+fn until_expiry(claims: Claims, now: i64, ttl: Duration, early: bool) -> Duration {
+    let left = u64::try_from(claims.exp * 1_000 - now).unwrap_or_default();
     let left = Duration::from_millis(left).min(ttl);
     if early { left.saturating_sub(ttl / 12) } else { left }
 }

@@ -34,6 +34,7 @@ pub(crate) struct Plan {
 /// A response that arrived in time.
 pub(crate) struct Received {
     pub(crate) response: HttpResponse,
+    pub(crate) sent: Instant,
     took: Duration,
     life: u32,
     /// The session of the cookies in the request.
@@ -78,7 +79,7 @@ impl Client {
             }
             self.record(&jar, replica, plan, response.as_ref(), took);
             let session = jar.session();
-            return response?.ok().map(|response| Received { response, took, life, session });
+            return response?.ok().map(|response| Received { response, sent, took, life, session });
         }
         None
     }
@@ -86,6 +87,11 @@ impl Client {
     /// Stores the cookies of a response.
     pub(crate) fn keep(&self, received: &Received) {
         self.cookies.keep(received.life, received.response.header("set-cookie"));
+        if is_refresh(received.response.event())
+            && let Some(claims) = self.cookies.now().1.claims()
+        {
+            self.lab.session_time.record(claims.iat);
+        }
     }
 
     /// Restarts the browser with the cookies on its disk.
@@ -140,6 +146,9 @@ impl Client {
     fn check(&self, session: Uuid, received: &Received, path: &str) {
         let (events, response) = (&self.lab.events, &received.response);
         let event = response.event();
+        if response.status < 300 {
+            events.record_acceptance(session, received.sent);
+        }
         match response.status {
             200..=299 => self.count_latency(received, path),
             401 => events.record_rejection(session, &self.name, event),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sekisho::clock::{Clock, SystemClock};
+use sekisho::services::rotation::confirmation_age;
 use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -42,11 +42,12 @@ impl Jar {
         self.claims().map(|claims| claims.sid)
     }
 
-    /// Returns `true` if a use of the access token would soon be confirmed: it is valid and older than the grace.
-    pub(crate) fn would_confirm_use(&self, grace: Duration) -> bool {
+    /// Returns `true` if a use of the access token would be confirmed at this session time, in milliseconds: it is
+    /// valid and older than the confirmation age.
+    pub(crate) fn would_confirm_use(&self, grace: Duration, now: i64) -> bool {
         let Some(claims) = self.claims() else { return false };
-        let now = SystemClock.now().unix_timestamp();
-        now - claims.iat >= grace.as_secs().cast_signed() && now < claims.exp
+        let age = confirmation_age(grace).as_millis();
+        i128::from(now - claims.iat * 1_000) >= age.cast_signed() && now < claims.exp * 1_000
     }
 
     /// Returns the `Cookie` header.

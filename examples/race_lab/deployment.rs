@@ -1,20 +1,25 @@
 //! A deployment under test: a directory with configuration and keys, a database, and gateway processes.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::LabError;
 use crate::http_client::{ConnectionFault, HttpRequest};
+use crate::machine::{self, BootId, WallClock};
 use crate::options::Options;
 
 /// A deployment. Its processes are killed and its directory is deleted when it is dropped.
@@ -29,7 +34,15 @@ pub(crate) struct Deployment {
 struct Replica {
     public: SocketAddr,
     admin: SocketAddr,
+    /// The machine that it runs on, if clocks step.
+    machine: Option<Machine>,
     process: Mutex<Option<Child>>,
+}
+
+struct Machine {
+    clock: WallClock,
+    /// Absent without the right to set one. Then no start is uncertain.
+    boot_id: Option<BootId>,
 }
 
 impl Deployment {
@@ -47,8 +60,15 @@ impl Deployment {
         let file = || format!("sqlite://{}/sekisho.db", dir.path().display());
         let database_url = database_url.map_or_else(file, str::to_owned);
         let program = options.program()?;
-        let replicas = (0..replicas).map(|_| Replica::new()).collect::<Result<_, _>>()?;
-        let deployment = Self { program, dir, database_url, replicas };
+        let library = options.faketime_library()?;
+        let mut deployment = Self { program, dir, database_url, replicas: Vec::new() };
+        for replica in 0..replicas {
+            let machine = match &library {
+                Some(library) => Some(Machine::new(library, deployment.dir.path(), replica).await?),
+                None => None,
+            };
+            deployment.replicas.push(Replica::new(machine)?);
+        }
         if !deployment.database_url.starts_with("sqlite:") {
             deployment.run(&["key", "init"]).await?;
         }
@@ -99,9 +119,54 @@ impl Deployment {
     pub(crate) async fn kill(&self, replica: usize) -> Result<(), LabError> {
         let mut process = self.replicas[replica].process.lock().await;
         if let Some(mut child) = process.take() {
+            let id = child.id();
             child.kill().await.map_err(LabError::io("kill a gateway"))?;
+            id.into_iter().for_each(machine::delete_shared_memory);
         }
         Ok(())
+    }
+
+    /// Kills all gateways. Their machines have new boot ids when they are started again, as after a power cut.
+    pub(crate) async fn kill_machines(&self) -> Result<(), LabError> {
+        for replica in 0..self.replicas.len() {
+            self.kill(replica).await?;
+        }
+        self.replicas
+            .iter()
+            .filter_map(|replica| replica.machine.as_ref()?.boot_id.as_ref())
+            .try_for_each(BootId::renew)
+    }
+
+    /// Returns the wall clock of a gateway, if clocks step.
+    pub(crate) fn clock(&self, replica: usize) -> Option<&WallClock> {
+        Some(&self.replicas[replica].machine.as_ref()?.clock)
+    }
+
+    /// Returns `true` if a restart of the machines changes their boot ids.
+    pub(crate) fn has_boot_ids(&self) -> bool {
+        self.replicas
+            .iter()
+            .all(|replica| replica.machine.as_ref().is_some_and(|machine| machine.boot_id.is_some()))
+    }
+
+    /// Waits until the log shows that a gateway uses the present time of its clock.
+    ///
+    /// The `Date` header would not do: hyper caches it until the wall clock has passed the next second.
+    pub(crate) async fn wait_for_clock(&self, replica: usize) -> Result<(), LabError> {
+        let Some(clock) = self.clock(replica) else { return Ok(()) };
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while Instant::now() < deadline {
+            if self.last_log_time(replica).is_some_and(|time| clock.shows(time)) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Err(LabError::Timeout(format!("gateway {replica} to use the time of its clock")))
+    }
+
+    fn last_log_time(&self, replica: usize) -> Option<OffsetDateTime> {
+        let log = read_end(&self.log(replica)).ok()?;
+        log.lines().rev().find_map(|line| OffsetDateTime::parse(line.split(' ').next()?, &Rfc3339).ok())
     }
 
     /// Starts a gateway and waits until it is ready. Starts it again if it exits without a database.
@@ -120,13 +185,13 @@ impl Deployment {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        let line = self.log_lines(|_| true).pop().unwrap_or_default();
-        Err(LabError::Timeout(format!("a gateway to be ready; its last log line: {line}")))
+        let log = read_end(&self.log(replica)).unwrap_or_default();
+        Err(LabError::Timeout(format!("gateway {replica} to be ready; the end of its log:\n{log}")))
     }
 
     /// Runs a command of the program and returns its output.
     pub(crate) async fn run(&self, args: &[&str]) -> Result<String, LabError> {
-        let mut command = self.command();
+        let mut command = self.command(0);
         let output = timeout(READY_TIMEOUT, command.args(args).output()).await;
         let output = output.map_err(|_| LabError::Timeout(format!("sekisho {}", args.join(" "))))?;
         let output = output.map_err(LabError::io("start sekisho"))?;
@@ -147,15 +212,19 @@ impl Deployment {
     fn spawn(&self, replica: usize) -> Result<Child, LabError> {
         let Replica { public, admin, .. } = &self.replicas[replica];
         let log = self.open_log(replica).map_err(LabError::io("write a log"))?;
-        let mut command = self.command();
+        let mut command = self.command(replica);
         command.arg("serve").stdout(Stdio::null()).stderr(log);
         command.env("SEKISHO_SERVER__LISTEN", public.to_string());
         command.env("SEKISHO_ADMIN__LISTEN", admin.to_string());
         command.spawn().map_err(LabError::io("start sekisho"))
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+    /// Returns a command of the program on the machine of this gateway.
+    fn command(&self, replica: usize) -> Command {
+        let mut words = self.replicas[replica].machine.as_ref().map(Machine::prefix).unwrap_or_default();
+        words.push(self.program.clone().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.current_dir(self.dir.path()).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         command.env("SEKISHO_DATABASE__URL", &self.database_url);
         command
@@ -171,11 +240,36 @@ impl Deployment {
 }
 
 impl Replica {
-    fn new() -> Result<Self, LabError> {
+    fn new(machine: Option<Machine>) -> Result<Self, LabError> {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (public, admin) = (address(free_port()?), address(free_port()?));
-        Ok(Self { public, admin, process: Mutex::new(None) })
+        Ok(Self { public, admin, machine, process: Mutex::new(None) })
     }
+}
+
+impl Machine {
+    async fn new(library: &Path, dir: &Path, replica: u8) -> Result<Self, LabError> {
+        let clock = WallClock::new(library.to_owned(), dir.join(format!("clock-{replica}")))?;
+        let boot_id = BootId::new(dir.join(format!("boot-id-{replica}"))).await?;
+        Ok(Self { clock, boot_id })
+    }
+
+    /// Returns the words before a command that run it on this machine.
+    fn prefix(&self) -> Vec<OsString> {
+        let mut words = self.boot_id.as_ref().map(BootId::prefix).unwrap_or_default();
+        words.extend(self.clock.prefix());
+        words
+    }
+}
+
+/// Returns the last lines of a file.
+fn read_end(file: &Path) -> std::io::Result<String> {
+    let mut file = File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(4_096)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
 /// Returns a free port below the ephemeral range, so that no outgoing connection takes it while a gateway is
@@ -204,6 +298,8 @@ access_ttl = "{access_ttl}"
 leeway = "0s"
 [session]
 grace = "{grace}"
+# Cold starts may set session time ahead by months.
+keep_ended = "3000d"
 [login]
 bcrypt_cost = 4
 [[routes]]

@@ -16,6 +16,8 @@ pub(crate) enum LabError {
     Io { what: String, source: io::Error },
     #[error("cannot find {}: build it with `cargo build --bin sekisho` in the lab's profile, or pass --sekisho", .0.display())]
     NoProgram(PathBuf),
+    #[error("cannot find libfaketimeMT.so.1: install Debian's package libfaketime, or pass --libfaketime")]
+    NoFaketime,
     #[error(
         "cannot find initdb in the PATH or in /usr/lib/postgresql: install PostgreSQL, or pass --postgres or --database sqlite"
     )]

@@ -40,6 +40,14 @@ pub(crate) struct Counters {
     pub(crate) browser_crashes: u64,
     pub(crate) kills: u64,
     pub(crate) store_restarts: u64,
+    /// Kills of all gateways together with a restart of their machines.
+    pub(crate) cold_starts: u64,
+    /// Starts of gateways that cannot tell how long they were stopped.
+    pub(crate) uncertain_starts: u64,
+    pub(crate) gateway_clock_steps: u64,
+    pub(crate) database_clock_steps: u64,
+    /// Sessions that a cold start with a clock set ahead made expire.
+    pub(crate) expired_by_cold_start: u64,
     pub(crate) false_sign_outs: u64,
     pub(crate) late_sign_outs: u64,
     pub(crate) thefts: u64,
@@ -78,10 +86,16 @@ struct State {
     counters: Counters,
     findings: Vec<Finding>,
     troubles: VecDeque<String>,
+    /// The time at which no gateway ran.
+    cold_start: Option<Instant>,
+    /// Sum of the times in which no gateway confirmed uses, since a cold start had made durations uncertain.
+    uncertain: Duration,
 }
 
 struct SessionRecord {
     status: SessionStatus,
+    /// The time at which the last accepted request was sent.
+    accepted_at: Instant,
     /// Time until which a late request may still be in flight at a gateway.
     uncertain_until: Option<Instant>,
     history: VecDeque<String>,
@@ -115,14 +129,50 @@ impl EventLog {
     }
 
     /// Records a sign-in.
-    pub(crate) fn record_sign_in(&self, session: Uuid, client: &str) {
+    pub(crate) fn record_sign_in(&self, session: Uuid, client: &str, sent: Instant) {
         let line = self.line(format_args!("{client} signed in"));
         let mut state = self.lock();
         state.counters.sessions += 1;
-        let history = VecDeque::from([line]);
-        state
-            .sessions
-            .insert(session, SessionRecord { status: SessionStatus::Active, uncertain_until: None, history });
+        let record = SessionRecord {
+            status: SessionStatus::Active,
+            accepted_at: sent,
+            uncertain_until: None,
+            history: VecDeque::from([line]),
+        };
+        state.sessions.insert(session, record);
+    }
+
+    /// Records that a request of the session was accepted.
+    pub(crate) fn record_acceptance(&self, session: Uuid, sent: Instant) {
+        if let Some(known) = self.lock().sessions.get_mut(&session) {
+            known.accepted_at = known.accepted_at.max(sent);
+        }
+    }
+
+    /// Records that no gateway runs.
+    pub(crate) fn record_cold_start(&self) {
+        let mut state = self.lock();
+        state.cold_start = Some(Instant::now());
+        state.counters.cold_starts += 1;
+    }
+
+    /// Records that the gateways run again, and will confirm no use for `uncertain`.
+    pub(crate) fn record_end_of_cold_start(&self, uncertain: Duration) {
+        let mut state = self.lock();
+        let down = state.cold_start.map(|since| since.elapsed()).unwrap_or_default();
+        state.uncertain += down + uncertain;
+    }
+
+    /// Returns the sum of the times in which no use was confirmed.
+    pub(crate) fn uncertain(&self) -> Duration {
+        self.lock().uncertain
+    }
+
+    /// Returns `true` if no request of the session was accepted since a cold start. Its expiry may be due to a clock
+    /// that was set ahead while no gateway ran.
+    pub(crate) fn may_have_expired(&self, session: Uuid) -> bool {
+        let state = self.lock();
+        state.sessions.get(&session).is_some_and(|known| Some(known.accepted_at) < state.cold_start)
     }
 
     /// Sets the status of an active session. Returns `false` if it is not active.
@@ -160,6 +210,7 @@ impl EventLog {
     /// Records that a request of the session was rejected with this event.
     pub(crate) fn record_rejection(&self, session: Uuid, client: &str, event: &str) {
         let now = Instant::now();
+        let may_have_expired = is_expiry(event) && self.may_have_expired(session);
         let mut state = self.lock();
         let Some(known) = state.sessions.get_mut(&session) else { return };
         match known.status {
@@ -167,6 +218,10 @@ impl EventLog {
             SessionStatus::Stolen(since) if event == "reuse_detected" => {
                 known.status = SessionStatus::Detected(now);
                 state.counters.detection_times.push(now - since);
+            }
+            SessionStatus::Active | SessionStatus::Stolen(_) if may_have_expired => {
+                known.status = SessionStatus::Ended;
+                state.counters.expired_by_cold_start += 1;
             }
             SessionStatus::Active if known.uncertain_until.is_some_and(|until| now < until) => {
                 known.status = SessionStatus::Ended;
@@ -236,6 +291,11 @@ impl EventLog {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns `true` if this event or state of a session is an expiry.
+pub(crate) fn is_expiry(event: &str) -> bool {
+    matches!(event, "idle_expired" | "absolute_expired")
 }
 
 fn push(lines: &mut VecDeque<String>, line: String, most: usize) {

@@ -8,11 +8,13 @@ use tokio::time::timeout;
 use crate::deployment::Deployment;
 use crate::event_log::EventLog;
 use crate::options::Options;
+use crate::session_time::SessionTime;
 
 /// The state shared by all browsers and thieves of a deployment.
 pub(crate) struct Lab {
     pub(crate) deployment: Deployment,
     pub(crate) events: EventLog,
+    pub(crate) session_time: SessionTime,
     pub(crate) options: Options,
     pub(crate) seed: u64,
     /// Timeout for a response, from the request on. Later responses count as lost.
@@ -33,7 +35,16 @@ impl Lab {
     ) -> Self {
         let response_timeout = options.grace / 4;
         let disk_interval = options.grace / 2;
-        Self { deployment, events: EventLog::new(), options, seed, response_timeout, disk_interval, stop }
+        Self {
+            deployment,
+            events: EventLog::new(),
+            session_time: SessionTime::default(),
+            options,
+            seed,
+            response_timeout,
+            disk_interval,
+            stop,
+        }
     }
 
     /// Waits. Returns `false` if the run ends meanwhile.

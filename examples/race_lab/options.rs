@@ -7,6 +7,7 @@ use clap::{Parser, ValueEnum};
 use sekisho::clock::{Clock, SystemClock};
 
 use crate::error::LabError;
+use crate::machine;
 
 /// Runs gateways under browsers, thieves and faults, and counts false sign-outs and undetected thefts.
 #[derive(Clone, Debug, Parser)]
@@ -45,6 +46,12 @@ pub(crate) struct Options {
     /// Mean time between restarts of the temporary PostgreSQL server
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) restart_every: Duration,
+    /// Mean time between steps of a wall clock, of gateways or the temporary PostgreSQL server [default: no steps]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) clock_steps: Option<Duration>,
+    /// libfaketimeMT.so.1, for --clock-steps [default: the one of Debian's package libfaketime]
+    #[arg(long, value_name = "PATH", requires = "clock_steps")]
+    pub(crate) libfaketime: Option<PathBuf>,
     /// Seed of the plans; timing also depends on the machine [default: random]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -75,6 +82,15 @@ impl Options {
         self.seed.unwrap_or_else(|| (SystemClock.now().unix_timestamp_nanos() / 1_000 % 1_000_000) as u64)
     }
 
+    /// Returns libfaketime, if clocks step.
+    pub(crate) fn faketime_library(&self) -> Result<Option<PathBuf>, LabError> {
+        if self.clock_steps.is_none() {
+            return Ok(None);
+        }
+        let library = self.libfaketime.clone().or_else(machine::find_library);
+        library.filter(|library| library.exists()).map(Some).ok_or(LabError::NoFaketime)
+    }
+
     /// Returns the absolute path of the `sekisho` program.
     pub(crate) fn program(&self) -> Result<PathBuf, LabError> {
         let same_build = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("sekisho"));
@@ -88,6 +104,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo build --release --bin sekisho --example race_lab
   target/release/examples/race_lab --for 10m
+  target/release/examples/race_lab --for 10m --clock-steps 5s
   target/debug/examples/race_lab --for 30s --database sqlite --seed 7
   target/debug/examples/race_lab --postgres postgres://postgres@127.0.0.1:5432/postgres
 

@@ -1,5 +1,6 @@
 //! A temporary PostgreSQL server that the lab restarts, or a given one that it does not.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -7,10 +8,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use crate::deployment::free_port;
 use crate::error::LabError;
+use crate::machine::WallClock;
 
 /// The database of a run.
 pub(crate) enum Postgres {
@@ -37,12 +41,16 @@ pub(crate) struct Server {
     port: u16,
     password: String,
     dir: TempDir,
+    /// The clock of the server, if clocks step. Locked while the server restarts, since `pg_ctl` compares the time of
+    /// the start with its own.
+    clock: Mutex<Option<WallClock>>,
 }
 
 impl Postgres {
-    /// Creates a database on the given server or on a temporary one.
-    pub(crate) async fn start(given: Option<&str>) -> Result<Self, LabError> {
-        let Some(server) = given else { return Ok(Self::Temporary(Server::start().await?)) };
+    /// Creates a database on the given server or on a temporary one, whose clock libfaketime sets if there is a
+    /// `library`.
+    pub(crate) async fn start(given: Option<&str>, library: Option<PathBuf>) -> Result<Self, LabError> {
+        let Some(server) = given else { return Ok(Self::Temporary(Server::start(library).await?)) };
         let name = format!("sekisho_lab_{}", std::process::id());
         run(server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
         run(server, &format!("CREATE DATABASE {name} TEMPLATE template0")).await?;
@@ -77,17 +85,40 @@ impl Postgres {
 }
 
 impl Server {
-    async fn start() -> Result<Self, LabError> {
+    async fn start(library: Option<PathBuf>) -> Result<Self, LabError> {
         let bin = find_bin().ok_or(LabError::NoServer)?;
         let dir = tempfile::tempdir().map_err(LabError::io("create a directory"))?;
         let user = if rustix::process::geteuid().is_root() { Some(unprivileged_user().await) } else { None };
         let mut random = [0; 16];
         SystemRandom::new().fill(&mut random).map_err(|_| LabError::Timeout("random bytes".to_owned()))?;
         let password = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let server = Self { bin, user, port: free_port()?, password, dir };
+        let mut server = Self { bin, user, port: free_port()?, password, dir, clock: Mutex::new(None) };
         server.init().await?;
-        server.control("start", &[]).await?;
+        let file = server.dir.path().join("clock");
+        // The variant for threads locks a mutex, and PostgreSQL reads the clock in a signal handler.
+        let library = library.map(|library| library.with_file_name("libfaketime.so.1"));
+        *server.clock.get_mut() = library.map(|library| WallClock::new(library, file)).transpose()?;
+        server.control("start", server.clock.lock().await.as_ref(), &[]).await?;
         Ok(server)
+    }
+
+    /// Sets the clock, if clocks step, and waits until the server uses it.
+    pub(crate) async fn set_clock(
+        &self,
+        set: impl FnOnce(&WallClock) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
+        let clock = self.clock.lock().await;
+        let Some(clock) = clock.as_ref() else { return Ok(()) };
+        set(clock)?;
+        let mut connection = PgConnection::connect(&self.url()).await?;
+        for _ in 0..MAX_CLOCK_READS {
+            let now: OffsetDateTime =
+                sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut connection).await?;
+            if clock.shows(now) {
+                return Ok(connection.close().await?);
+            }
+        }
+        Err(LabError::Timeout("PostgreSQL to use the time of its clock".to_owned()))
     }
 
     fn url(&self) -> String {
@@ -100,7 +131,7 @@ impl Server {
             ShutdownMode::Fast => "fast",
             ShutdownMode::Immediate => "immediate",
         };
-        self.control("restart", &["-m", mode]).await
+        self.control("restart", self.clock.lock().await.as_ref(), &["-m", mode]).await
     }
 
     async fn init(&self) -> Result<(), LabError> {
@@ -110,14 +141,14 @@ impl Server {
             let owned = Command::new("chown").arg("-R").arg(user).arg(self.dir.path()).output().await;
             LabError::stdout("chown", &owned.map_err(LabError::io("run chown"))?)?;
         }
-        let mut command = self.command("initdb");
+        let mut command = self.command("initdb", None);
         command.arg("-D").arg(self.data()).args(["-U", "sekisho", "--auth=scram-sha-256", "--encoding=UTF8"]);
         command.arg(format!("--pwfile={}", password.display())).arg("--locale=C.UTF-8");
         self.finish("initdb", command).await
     }
 
-    async fn control(&self, what: &str, more: &[&str]) -> Result<(), LabError> {
-        let mut command = self.command("pg_ctl");
+    async fn control(&self, what: &str, clock: Option<&WallClock>, more: &[&str]) -> Result<(), LabError> {
+        let mut command = self.command("pg_ctl", clock);
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={}",
             self.port,
@@ -138,16 +169,15 @@ impl Server {
         LabError::stdout(what, &Output { status, stdout: Vec::new(), stderr }).map(drop)
     }
 
-    fn command(&self, program: &str) -> Command {
-        let program = self.bin.join(program);
-        let mut command = match self.user {
-            None => Command::new(program),
-            Some(user) => {
-                let mut command = Command::new("runuser");
-                command.args(["-u", user, "--"]).arg(program);
-                command
-            }
-        };
+    fn command(&self, program: &str, clock: Option<&WallClock>) -> Command {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(user) = self.user {
+            words.extend(["runuser", "-u", user, "--"].map(OsString::from));
+        }
+        words.extend(clock.map(WallClock::prefix).unwrap_or_default());
+        words.push(self.bin.join(program).into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
@@ -159,7 +189,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let mut command = self.command("pg_ctl").into_std();
+        let mut command = self.command("pg_ctl", None).into_std();
         command.args(["stop", "-w", "-m", "immediate", "-D"]).arg(self.data());
         // An error means that the server is not running.
         let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -187,3 +217,6 @@ async fn run(url: &str, sql: &str) -> Result<(), LabError> {
     connection.execute(AssertSqlSafe(sql)).await?;
     Ok(connection.close().await?)
 }
+
+/// Maximum number of reads until the server uses its clock. A machine that is busy may take long for one.
+const MAX_CLOCK_READS: usize = 100;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::browser::{Browser, FIRST_PASSWORD};
 use crate::deployment::Deployment;
 use crate::error::LabError;
-use crate::event_log::{Counters, Finding, SessionStatus};
+use crate::event_log::{Counters, Finding, SessionStatus, is_expiry};
 use crate::lab::Lab;
 use crate::options::Options;
 use crate::postgres::Postgres;
@@ -51,7 +51,7 @@ impl Run {
         seed: u64,
         stop: watch::Receiver<bool>,
     ) -> Result<Self, LabError> {
-        let postgres = Postgres::start(options.postgres.as_deref()).await?;
+        let postgres = Postgres::start(options.postgres.as_deref(), options.faketime_library()?).await?;
         let (upstream, url) = (upstream::start().await?, postgres.url());
         let deployment = Deployment::start(options, upstream, Some(&url), options.replicas).await?;
         let lab = Arc::new(Lab::new(deployment, options.clone(), seed, stop));
@@ -93,6 +93,8 @@ impl Outcome {
         let findings = lab.events.findings();
         let sessions: Vec<_> =
             findings.iter().filter_map(|finding| Some(finding.session?.to_string())).collect();
+        let uncertain = lab.deployment.log_lines(|line| line.contains("is_certain=false")).len();
+        lab.events.count(|counters| counters.uncertain_starts = uncertain as u64);
         let log = lab.deployment.log_lines(|line| sessions.iter().any(|session| line.contains(session)));
         Self { title, counters: lab.events.counters(), findings, log }
     }
@@ -104,8 +106,12 @@ async fn run_faults_and_actors(
     postgres: Option<&Postgres>,
 ) -> Result<(), LabError> {
     let server = postgres.and_then(Postgres::temporary_server);
-    let (killed, restarted) = tokio::join!(faults::kill_gateways(lab), faults::restart_store(lab, server));
-    killed.and(restarted)?;
+    let (killed, restarted, stepped) = tokio::join!(
+        faults::kill_gateways(lab, server),
+        faults::restart_store(lab, server),
+        faults::step_clocks(lab, server)
+    );
+    killed.and(restarted).and(stepped)?;
     actors.join_all().await;
     if lab.events.counters().rotated == 0 {
         lab.events
@@ -133,6 +139,7 @@ async fn compare(lab: &Lab) -> Result<(), LabError> {
     for Row { id, state } in rows {
         let status = known.remove(&id);
         let is_expected = match status {
+            Some(SessionStatus::Active) if is_expiry(&state) => lab.events.may_have_expired(id),
             Some(SessionStatus::Active) => state == "live",
             Some(SessionStatus::Detected(_)) => state == "reuse_detected",
             Some(SessionStatus::Stolen(_) | SessionStatus::Ended) => true,

@@ -45,6 +45,13 @@ const ROWS: &[Row] = &[
     }),
     Row("browsers crashed", |counters, _| number(counters.browser_crashes)),
     Row("gateways killed, stores restarted", |counters, _| pair(counters.kills, counters.store_restarts)),
+    Row("clock steps: of gateways, of the database", |counters, _| {
+        pair(counters.gateway_clock_steps, counters.database_clock_steps)
+    }),
+    Row("cold starts, at an uncertain time", |counters, _| {
+        pair(counters.cold_starts, counters.uncertain_starts)
+    }),
+    Row("sessions expired by a cold start", |counters, _| number(counters.expired_by_cold_start)),
     Row("sign-outs, password changes", |counters, _| pair(counters.sign_outs, counters.password_changes)),
     Row("503, cookies kept", |counters, _| number(counters.unavailable)),
     Row("responses too late to count", |counters, _| number(counters.late_responses)),

@@ -47,6 +47,8 @@ struct Theft {
     kind: ThiefKind,
     thief: Arc<Client>,
     since: Instant,
+    /// Time before the theft in which no use was confirmed.
+    uncertain_before: Duration,
     next_visit: Instant,
     visits: JoinSet<()>,
 }
@@ -68,7 +70,16 @@ impl Theft {
         let cookies = Cookies::new(lab.disk_interval);
         cookies.copy(jar);
         let thief = Arc::new(Client { lab, cookies, name });
-        Some(Self { session, kind, thief, since, next_visit: since, visits: JoinSet::new() })
+        let uncertain_before = thief.lab.events.uncertain();
+        Some(Self {
+            session,
+            kind,
+            thief,
+            since,
+            uncertain_before,
+            next_visit: since,
+            visits: JoinSet::new(),
+        })
     }
 
     /// Lets both use the cookies until the theft is detected or counts as missed.
@@ -86,7 +97,8 @@ impl Theft {
                 // It ended for an unexpected reason, which was counted.
                 _ => return,
             }
-            if self.since.elapsed() > deadline {
+            let uncertain = lab.events.uncertain() - self.uncertain_before;
+            if self.since.elapsed() > deadline + uncertain {
                 return lab.events.record_missed_theft(self.session, self.kind);
             }
             if !lab.is_running() {
@@ -128,7 +140,9 @@ impl Theft {
             Plan { fault: ConnectionFault::Nowhere, crash: None, ..victim.plan_request(Duration::ZERO) };
         self.visits.spawn(async move {
             sleep_until(at).await;
-            if !(is_brief && thief.cookies.now().1.would_confirm_use(thief.lab.options.grace)) {
+            let (_, jar) = thief.cookies.now();
+            let now = thief.lab.session_time.now_millis();
+            if !(is_brief && jar.would_confirm_use(thief.lab.options.grace, now)) {
                 thief.request(plan).await;
             }
         });
@@ -140,35 +154,70 @@ impl Theft {
         while is_stolen() && lab.pause(Duration::from_millis(50)).await {}
     }
 
-    /// Checks that every ready gateway rejects both copies a second after the detection.
+    /// Checks that every ready gateway rejects both copies a second after the detection, and from then on.
     async fn check_rejected(&self, victim: &Browser, caught: Instant) {
         sleep_until(caught + REVOCATION_TIMEOUT).await;
         let lab = &victim.client.lab;
         let jars = [victim.client.cookies.now().1, self.thief.cookies.now().1];
+        let stolen = StolenCookies {
+            session: self.session,
+            jars: jars.into_iter().filter(|jar| jar.session() == Some(self.session)).collect(),
+        };
         for replica in 0..lab.deployment.replicas() {
-            for jar in jars.iter().filter(|jar| jar.session() == Some(self.session)) {
-                self.check_rejected_by(lab, replica, jar).await;
+            stolen.check_rejected_by(lab, replica).await;
+        }
+        tokio::spawn(stolen.watch(Arc::clone(lab)));
+    }
+}
+
+/// The copies of the cookies of a session that was terminated.
+struct StolenCookies {
+    session: Uuid,
+    jars: Vec<Jar>,
+}
+
+impl StolenCookies {
+    /// Checks until the access tokens have expired, since a gateway that is restarted must learn of the termination.
+    async fn watch(self, lab: Arc<Lab>) {
+        let until = Instant::now() + lab.options.access_ttl;
+        while Instant::now() < until && lab.pause(WATCH_INTERVAL).await {
+            for replica in 0..lab.deployment.replicas() {
+                if lab.deployment.is_ready(replica).await && self.status(&lab, replica).await == Some(200) {
+                    // Unless it was restarted after it was ready.
+                    return self.check_rejected_by(&lab, replica).await;
+                }
             }
         }
     }
 
     /// Checks that a gateway rejects the cookies once it is ready. Before that it may not know the termination.
-    async fn check_rejected_by(&self, lab: &Lab, replica: usize, jar: &Jar) {
-        let request = HttpRequest::get("/app/page");
+    async fn check_rejected_by(&self, lab: &Lab, replica: usize) {
         let until = Instant::now() + READY_TIMEOUT;
         while Instant::now() < until {
             if lab.deployment.is_ready(replica).await {
-                let response = request
-                    .send(lab.deployment.public(replica), &jar.header(), "checker", ConnectionFault::Nowhere)
-                    .await;
-                match response.map(|response| response.status) {
-                    Ok(401) => return,
-                    Ok(200) => return lab.events.record_late_acceptance(self.session, replica),
+                match self.status(lab, replica).await {
+                    Some(401) => return,
+                    Some(200) => return lab.events.record_late_acceptance(self.session, replica),
                     _ => {}
                 }
             }
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Sends the copies to a gateway. Returns the status of an accepted copy, otherwise the common status, if there
+    /// is one.
+    async fn status(&self, lab: &Lab, replica: usize) -> Option<u16> {
+        let request = HttpRequest::get("/app/page");
+        let mut statuses = Vec::new();
+        for jar in &self.jars {
+            let to = lab.deployment.public(replica);
+            let response = request.send(to, &jar.header(), "checker", ConnectionFault::Nowhere).await.ok()?;
+            statuses.push(response.status);
+        }
+        let accepted = statuses.iter().find(|status| **status == 200);
+        let first = statuses.first().filter(|first| statuses.iter().all(|status| status == *first));
+        accepted.or(first).copied()
     }
 }
 
@@ -192,6 +241,9 @@ const MAX_LIFETIMES: u32 = 20;
 
 /// Time within which every gateway knows of a termination.
 const REVOCATION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time between two checks that the cookies are rejected.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Timeout for a restarted gateway to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
