@@ -480,7 +480,10 @@ async fn terminations_that_were_recorded_at_a_wrong_time_are_listed() {
     assert!(sessions.end_session(ended.id, &ending(end)).await.unwrap());
     let set_back = "UPDATE myapi.sessions SET end_recorded_at = ended_at - interval '1 day'";
     support::run(database.url(), set_back).await;
-    let listed = async |time| sessions.ended_since(EndedSince::time(time)).await.unwrap().sessions;
+    let listed = async |time| {
+        let since = EndedSince { session_time: Some(time), ..EndedSince::time(time) };
+        sessions.ended_since(since).await.unwrap().sessions
+    };
     assert_eq!(listed(NOW).await, [(ended.id, end)]);
     assert_eq!(listed(NOW + Duration::from_secs(1)).await, []);
     let expired = "UPDATE myapi.sessions SET end_recorded_at = NULL, end_reason = 'idle_expired'";
