@@ -77,8 +77,8 @@ fn unknown_word(root: &Command, text: &str) -> Option<String> {
     let mut is_value = false;
     for word in text.split_whitespace().skip(1).map(|word| word.trim_matches(['[', ']', '…'])) {
         if let Some(option) = word.strip_prefix("--") {
-            let known = command.get_arguments().chain(root.get_arguments());
-            let found = known.filter(|arg| arg.get_long() == Some(option)).next();
+            let mut known = command.get_arguments().chain(root.get_arguments());
+            let found = known.find(|arg| arg.get_long() == Some(option));
             is_value = found.is_some_and(|arg| arg.get_action().takes_values());
             if found.is_none() && option != "help" && option != "version" {
                 return Some(word.to_owned());

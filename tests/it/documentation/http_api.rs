@@ -38,6 +38,6 @@ fn assert_listed(names: &[String]) {
     let pages = pages();
     let page = pages.iter().find(|page| page.path == PAGE).unwrap();
     let listed: BTreeSet<&str> = page.code_spans.iter().map(|span| &*span.text).collect();
-    let missing = names.iter().filter(|name| !listed.contains(&***name));
+    let missing = names.iter().filter(|name| !listed.contains(name.as_str()));
     assert_none(missing.map(|name| format!("{PAGE} does not list {name}")));
 }

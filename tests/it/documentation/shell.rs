@@ -46,7 +46,7 @@ impl Splitter {
 
     /// Discards the number of a file descriptor before the operator, and later the word after it.
     fn redirect(&mut self) {
-        if !self.word.take_if(|word| word.parse::<u8>().is_ok()).is_some() {
+        if self.word.take_if(|word| word.parse::<u8>().is_ok()).is_none() {
             self.end_word();
         }
         self.is_redirected = true;
