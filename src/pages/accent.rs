@@ -34,7 +34,7 @@ impl FromStr for Accent {
         let number = u32::from_str_radix(digits, 16).map_err(|_| NotAColor)?;
         let [_, red, green, blue] = match digits.len() {
             // Each digit stands for two.
-            3 => ((number & 0xf00) * 0x1100 | (number & 0xf0) * 0x110 | (number & 0xf) * 0x11).to_be_bytes(),
+            3 => ((number & 0xf00) * 0x1100 + (number & 0xf0) * 0x110 + (number & 0xf) * 0x11).to_be_bytes(),
             6 => number.to_be_bytes(),
             _ => return Err(NotAColor),
         };

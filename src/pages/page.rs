@@ -82,9 +82,9 @@ pub struct SignInPage {
     pub query: String,
     /// The address that was typed before.
     pub email: String,
-    /// What happened before.
+    /// The event before.
     pub notice: Option<Notice>,
-    /// Why the form is shown again.
+    /// The reason for showing the form again.
     pub error: Option<FormError>,
     /// The address of the user who is signed in.
     pub signed_in_as: Option<String>,
@@ -111,7 +111,7 @@ impl SignInPage {
 pub struct SignOutPage {
     /// The address of the user who is signed in.
     pub signed_in_as: Option<String>,
-    /// Why the button is shown again.
+    /// The reason for showing the button again.
     pub error: Option<FormError>,
 }
 
@@ -142,9 +142,9 @@ pub struct AccountPage {
     pub roles: Vec<String>,
     /// Minimum length of a new password in characters.
     pub min_length: usize,
-    /// What was done before.
+    /// The action before.
     pub notice: Option<Notice>,
-    /// Why the form for the password is shown again.
+    /// The reason for showing the form for the password again.
     pub error: Option<FormError>,
     /// The devices, the present one first.
     pub devices: Vec<Device>,
@@ -203,7 +203,7 @@ pub struct Device {
     pub last_seen: OffsetDateTime,
 }
 
-/// Why the browser did not keep the cookies of a sign-in.
+/// The reason why the browser did not keep the cookies of a sign-in.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "problem", rename_all = "snake_case")]
 pub enum CookieProblem {
@@ -286,7 +286,7 @@ fn as_number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok,
     serializer.serialize_u16(status.as_u16())
 }
 
-/// What happened before a page was loaded.
+/// The event before a page was loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The session ended for a reason that needs no explanation.
@@ -346,7 +346,7 @@ impl Serialize for Notice {
     }
 }
 
-/// Why a form is shown again.
+/// The reason for showing a form again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormError {
     /// Too many forms are in progress.
