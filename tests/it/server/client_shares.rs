@@ -268,13 +268,15 @@ async fn slow_requests_of_a_few_clients_leave_places_of_their_upstream() {
     let mut fixture = Fixture::start("max_in_flight = 100").await;
     let server = fixture.server.public;
     let mut held = Vec::new();
-    for number in [0x0201, 0x0202, 0x0203] {
-        for _ in 0..10 {
-            held.push(Client::at(number).send(server, "/slow").await);
-        }
-    }
     // Of 12 open places and 13 others, of which each client holds as many as are free, or 4.
-    fixture.slow.arrived(12 + 7 + 4).await;
+    for (number, places) in [(0x0201, 10), (0x0202, 2 + 7), (0x0203, 4)] {
+        for _ in 0..places {
+            held.push(Client::at(number).send(server, "/slow").await);
+            fixture.slow.arrived(1).await;
+        }
+        // The next one waits in the queue.
+        held.push(Client::at(number).send(server, "/slow").await);
+    }
     for number in 0x0300..0x030A {
         assert_eq!(Client::at(number).status(server, "/slow/not").await, "200");
     }
