@@ -12,6 +12,10 @@ mod error;
 mod files;
 mod headers;
 mod language;
+mod navigation;
+mod next;
+mod navigation;
+mod next;
 mod page;
 mod render;
 mod settings;
@@ -23,6 +27,10 @@ pub use self::asset::Asset;
 pub use self::error::PagesError;
 pub(crate) use self::headers::CONTENT_SECURITY_POLICY;
 pub use self::language::Language;
+pub use self::navigation::{RequestKind, vary_by_kind};
+pub use self::next::Next;
+pub use self::navigation::{RequestKind, vary_by_kind};
+pub use self::next::Next;
 pub use self::page::{
     AccountPage, CookieProblem, Device, ErrorPage, FormError, Notice, Page, RefreshPage, SignInPage,
     SignOutPage,

@@ -20,6 +20,7 @@ mod failover;
 mod forward_auth;
 mod front_proxies;
 mod gateway;
+mod hostile_next;
 mod http_conformance;
 mod late_responses;
 mod lifecycle;
