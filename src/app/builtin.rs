@@ -1,6 +1,8 @@
 //! The built-in router: the endpoints that `server.builtin` selects.
 
 use axum::Router;
+use axum::body::Body;
+use http::{Request, Response};
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 use tower::util::MapRequestLayer;
@@ -8,11 +10,13 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::body_deadline::limit_body_time;
 use super::catch_panic::CatchPanic;
+use super::proxy_stacks::OnReject;
 use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
-use crate::layer::{Reject401, SilentRefreshLayer};
-use crate::pages::SharedPages;
-use crate::routers::{AuthState, auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
+use crate::layer::{Reject401, Rejection, SilentRefreshLayer};
+use crate::proxy::Forwarded;
+use crate::routers::pages::{BrowserOrigin, PagesState};
+use crate::routers::{auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
 use crate::server::ClientShares;
 use crate::services::movies::Movies;
 use crate::services::token::Tokens;
@@ -28,11 +32,10 @@ pub(super) fn paths(server: &config::Server, metrics: &HttpMetrics) -> Vec<(Path
     paths
 }
 
-/// Returns the login and registration paths. A cross-site request to them needs no cookies to do harm: it
-/// could sign the victim in to another account.
-pub(super) fn login_paths(server: &config::Server) -> Vec<String> {
-    let prefix = server.auth_prefix.as_str();
-    vec![format!("{prefix}/login"), format!("{prefix}/register")]
+/// Returns the path prefixes of sign-in, registration and tokens. A cross-site request to them needs no cookies to do
+/// harm: it could sign the victim in to another account.
+pub(super) fn login_paths(server: &config::Server) -> Vec<PathPrefix> {
+    vec![server.auth_prefix.clone(), PathPrefix::from_static("/token")]
 }
 
 /// Builds the built-in router.
@@ -40,15 +43,20 @@ pub(super) fn router(
     server: &config::Server,
     session: &SilentRefreshLayer<Tokens>,
     shares: ClientShares,
-    state: AuthState,
     movies: Movies,
-    pages: Option<SharedPages>,
+    pages: PagesState,
 ) -> Router {
+    let state = pages.auth.clone();
+    let page_shares = shares.clone();
     let session_required = ServiceBuilder::new()
         .layer(session.clone().with_on_reject(Reject401))
         // Inside the session layer, so that a panicking handler does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
         .layer(layer_fn(move |inner| IdentityRecorder::new(inner, shares.clone())));
+    let session_optional = ServiceBuilder::new()
+        .layer(session.clone().with_on_reject(always_continue as OnReject))
+        .layer(layer_fn(CatchPanic))
+        .layer(layer_fn(move |inner| IdentityRecorder::new(inner, page_shares.clone())));
     let mut api = OpenApiRouter::new();
     if server.has(BuiltinRoutes::Auth) {
         let auth = auth::public().merge(auth::signed_in().layer(session_required.clone()));
@@ -63,14 +71,31 @@ pub(super) fn router(
         api = api.merge(movies::router().with_state(movies).layer(session_required));
     }
     let (mut router, openapi) = api.split_for_parts();
-    if let Some(pages) = pages {
-        router = router.nest(server.auth_prefix.as_str(), pages::router(pages));
+    if server.serves_pages {
+        router = router.merge(pages::public(pages.clone()));
+        router = router.merge(pages::with_session(pages).layer(session_optional));
     }
     if server.has(BuiltinRoutes::Docs) {
         router = router.merge(docs::router(docs::openapi(openapi)));
     }
     // Applied to the fallbacks too. Headers that a page sets itself take precedence.
     security_headers::for_api(with_fallbacks(router))
+        .layer(MapRequestLayer::new(insert_browser_origin))
         // Ends a handler whose client does not send its body in time.
         .layer(MapRequestLayer::new(limit_body_time))
+}
+
+/// Tells the pages how the browser reaches the gateway.
+fn insert_browser_origin(mut request: Request<Body>) -> Request<Body> {
+    if let Some(forwarded) = request.extensions().get::<Forwarded>() {
+        let origin = BrowserOrigin { is_https: forwarded.proto == "https", host: forwarded.host.clone() };
+        request.extensions_mut().insert(origin);
+    }
+    request
+}
+
+/// Lets every request of the pages continue, also if the session cannot be checked. The pages respond themselves, in
+/// the language of the request.
+fn always_continue(_: &Rejection) -> Option<Response<Body>> {
+    None
 }

@@ -19,7 +19,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
 use super::conditional::ConditionalLayer;
-use crate::config::Origin;
+use crate::config::{Origin, PathPrefix};
 use crate::http_headers::{X_REQUEST_ID, list_contains};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::routers::ApiError;
@@ -35,12 +35,12 @@ pub(super) struct CorsCsrfLayer {
 
 impl CorsCsrfLayer {
     /// Enables CORS for `allowed_origins`, and rejects unsafe cross-site requests of all origins but
-    /// `trusted_origins`, if they carry session `cookies` or are for one of `login_paths`.
+    /// `trusted_origins`, if they carry session `cookies` or are for a path below one of `login_paths`.
     pub(super) fn new(
         allowed_origins: &[Origin],
         trusted_origins: &[&Origin],
         cookies: Arc<CookiePolicy>,
-        login_paths: &[String],
+        login_paths: &[PathPrefix],
     ) -> Result<Self, ConfigError> {
         let allowed_origins =
             allowed_origins.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok());
@@ -192,7 +192,7 @@ fn csrf(trusted_origins: &[&Origin]) -> Result<CsrfLayer<RejectionFn>, ConfigErr
 #[derive(Clone)]
 struct CsrfCondition {
     cookies: Arc<CookiePolicy>,
-    login_paths: Arc<[String]>,
+    login_paths: Arc<[PathPrefix]>,
 }
 
 impl CsrfCondition {
@@ -202,7 +202,7 @@ impl CsrfCondition {
             return false;
         }
         self.cookies.present_in(request.headers())
-            || self.login_paths.iter().any(|path| path == request.uri().path())
+            || self.login_paths.iter().any(|path| path.matches(request.uri().path()))
     }
 }
 

@@ -46,7 +46,7 @@ pub use self::forward_auth::ForwardAuthService;
 use self::forward_auth::ForwardAuthStack;
 pub use self::lifecycle::{RunningApp, StartError, check_keys, check_replica, start_session_time};
 pub use self::pages::check_pages;
-use self::pages::{build_pages, serves_pages};
+use self::pages::{build_pages, pages_state};
 use self::proxy_stacks::ProxyStacks;
 pub use self::reload::PublicService;
 use self::reload::ReloadableStacks;
@@ -227,9 +227,8 @@ fn stack_builder(
             &config.server,
             session,
             shares.clone(),
-            state,
             movies,
-            serves_pages(config).then(|| pages.clone()),
+            pages_state(config, &public_origin, state, pages.clone()),
         ),
         pages,
         recorder: RecorderConfig {

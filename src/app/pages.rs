@@ -1,8 +1,10 @@
 //! Builds the pages from the configuration.
 
 use super::error::AppError;
-use crate::config::{BuiltinRoutes, Config};
-use crate::pages::{Pages, SignIn, Site};
+use crate::config::{Config, Origin};
+use crate::pages::{Pages, SharedPages, SignIn, Site};
+use crate::routers::AuthState;
+use crate::routers::pages::PagesState;
 
 /// Checks the files of the pages.
 ///
@@ -17,11 +19,27 @@ pub fn check_pages(config: &Config) -> Result<(), AppError> {
 /// Builds the pages for the service at `host`.
 pub(super) fn build_pages(config: &Config, host: &str) -> Result<Pages, AppError> {
     let auth_prefix = config.server.auth_prefix.as_str();
-    let site = Site { host, auth_prefix, serves_pages: serves_pages(config) };
+    let site = Site { host, auth_prefix, serves_pages: config.server.serves_pages };
     Ok(Pages::new(&config.pages, site)?)
 }
 
-/// Returns `true` if the built-in router serves the pages.
-pub(super) fn serves_pages(config: &Config) -> bool {
-    config.server.has(BuiltinRoutes::Auth) && config.pages.sign_in != SignIn::Off
+/// Returns the state of the routes of pages.
+pub(super) fn pages_state(
+    config: &Config,
+    origin: &Origin,
+    auth: AuthState,
+    pages: SharedPages,
+) -> PagesState {
+    let own_sign_in = match &config.pages.sign_in {
+        SignIn::Url(url) => Some(url.as_str().into()),
+        SignIn::Builtin | SignIn::Off => None,
+    };
+    PagesState {
+        auth,
+        pages,
+        auth_prefix: config.server.auth_prefix.as_str().into(),
+        public_origin: origin.as_str().into(),
+        own_sign_in,
+        min_password_length: config.login.password_min_length as usize,
+    }
 }

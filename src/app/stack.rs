@@ -44,8 +44,8 @@ pub(super) struct StackBuilder {
     pub(super) fallback: Option<(Router, u32)>,
     pub(super) cookies: Arc<CookiePolicy>,
     pub(super) public_origin: Origin,
-    /// Paths that a cross-site request can misuse without cookies.
-    pub(super) login_paths: Vec<String>,
+    /// Prefixes of the paths that a cross-site request can misuse without cookies.
+    pub(super) login_paths: Vec<PathPrefix>,
     /// The stack behind `verify.listen`, if that is configured.
     pub(super) forward_auth: Option<ForwardAuthStack>,
     /// The pages in force.

@@ -11,7 +11,7 @@ pub struct PathPrefix(String);
 
 impl PathPrefix {
     /// Returns the prefix of a built-in route.
-    pub(super) fn from_static(path: &str) -> Self {
+    pub(crate) fn from_static(path: &str) -> Self {
         Self(path.to_owned())
     }
 

@@ -31,6 +31,8 @@ pub struct Server {
     pub builtin: BTreeSet<BuiltinRoutes>,
     /// The prefix of the routes for sign-in and sign-out.
     pub auth_prefix: PathPrefix,
+    /// True if the pages for people are served: [`BuiltinRoutes::Auth`] is enabled, and `pages.sign_in` is not `off`.
+    pub serves_pages: bool,
     /// True if `SO_REUSEPORT` is set, so that two processes can share the port.
     pub reuse_port: bool,
     /// The certificate files, if this listener terminates TLS.
@@ -48,7 +50,7 @@ pub struct Server {
 /// A group of built-in routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BuiltinRoutes {
-    /// Everything below `auth_prefix`, and `/.well-known/jwks.json`.
+    /// Everything below `auth_prefix`, `/.well-known/jwks.json`, and with pages `/.well-known/change-password`.
     Auth,
     /// `/docs` and `/openapi.json`.
     Docs,
@@ -112,7 +114,11 @@ impl Server {
     pub fn paths_of(&self, builtin: BuiltinRoutes) -> Vec<PathPrefix> {
         let prefix = PathPrefix::from_static;
         match builtin {
-            BuiltinRoutes::Auth => vec![self.auth_prefix.clone(), prefix("/.well-known/jwks.json")],
+            BuiltinRoutes::Auth => {
+                let page = self.serves_pages.then(|| prefix("/.well-known/change-password"));
+                let paths = [self.auth_prefix.clone(), prefix("/.well-known/jwks.json")];
+                paths.into_iter().chain(page).collect()
+            }
             BuiltinRoutes::Docs => vec![prefix("/docs"), prefix("/openapi.json")],
             BuiltinRoutes::Movies => vec![prefix("/movies")],
             BuiltinRoutes::Token => vec![prefix("/token")],
@@ -129,6 +135,7 @@ impl Server {
         let builtin = settings.list("server.builtin", |word| parse_choice(word, &words))?;
         let default = if has_routes { &BUILTINS[..1] } else { &BUILTINS[..] };
         let builtin = builtin.unwrap_or_else(|| default.to_vec());
+        let has_pages = settings.text("pages.sign_in")? != Some("off");
         let origin = |text: &str| text.parse().map_err(|error: ParseError| error.to_string());
         let tls = Tls::read(settings)?;
         let server = Self {
@@ -141,6 +148,7 @@ impl Server {
             listen,
             allowed_origins: settings.list("server.allowed_origins", origin)?.unwrap_or_default(),
             trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
+            serves_pages: has_pages && builtin.contains(&BuiltinRoutes::Auth),
             builtin: builtin.into_iter().collect(),
             auth_prefix: settings.required("server.auth_prefix", settings.parsed("server.auth_prefix"))?,
             reuse_port: settings.required("server.reuse_port", settings.boolean("server.reuse_port"))?,
@@ -162,7 +170,14 @@ impl Server {
         if prefix.contains("/:") || prefix.contains("/*") {
             return Err(settings.invalid("server.auth_prefix", "a segment cannot begin with : or *"));
         }
-        for path in ["/.well-known/jwks.json", "/docs", "/openapi.json", "/movies", "/token"] {
+        for path in [
+            "/.well-known/jwks.json",
+            "/.well-known/change-password",
+            "/docs",
+            "/openapi.json",
+            "/movies",
+            "/token",
+        ] {
             if PathPrefix::from_static(path).matches(prefix) || self.auth_prefix.matches(path) {
                 return Err(
                     settings.invalid("server.auth_prefix", format!("it overlaps with the built-in {path}"))

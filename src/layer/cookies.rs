@@ -66,6 +66,18 @@ impl CookiePolicy {
         [&self.access_name, &self.refresh_name]
     }
 
+    /// Returns the `SameSite` attribute.
+    #[must_use]
+    pub fn same_site(&self) -> SameSite {
+        self.same_site
+    }
+
+    /// Returns `true` if the cookies have the attribute `Secure`.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
     /// Reads both cookies from all `Cookie` lines. HTTP/2 clients may send one line for each cookie.
     ///
     /// # Errors

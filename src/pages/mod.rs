@@ -14,8 +14,6 @@ mod headers;
 mod language;
 mod navigation;
 mod next;
-mod navigation;
-mod next;
 mod page;
 mod render;
 mod settings;
@@ -29,10 +27,8 @@ pub(crate) use self::headers::CONTENT_SECURITY_POLICY;
 pub use self::language::Language;
 pub use self::navigation::{RequestKind, vary_by_kind};
 pub use self::next::Next;
-pub use self::navigation::{RequestKind, vary_by_kind};
-pub use self::next::Next;
 pub use self::page::{
-    AccountPage, CookieProblem, Device, ErrorPage, FormError, Notice, Page, RefreshPage, SignInPage,
+    AccountPage, CookieProblem, Device, ErrorPage, FormProblem, Notice, Page, RefreshPage, SignInPage,
     SignOutPage,
 };
 pub use self::render::Pages;

@@ -78,14 +78,14 @@ const ERROR_STATUSES: [u16; 9] = [400, 401, 403, 404, 429, 500, 502, 503, 504];
 pub struct SignInPage {
     /// The path to go on to, checked.
     pub next: String,
-    /// The query of the form's action: `?next=` and the encoded path, or empty for `/`.
-    pub query: String,
+    /// The address of the form.
+    pub action: String,
     /// The address that was typed before.
     pub email: String,
     /// The event before.
     pub notice: Option<Notice>,
     /// The reason for showing the form again.
-    pub error: Option<FormError>,
+    pub error: Option<FormProblem>,
     /// The address of the user who is signed in.
     pub signed_in_as: Option<String>,
     /// True if the page follows a sign-out. It then never goes on by itself.
@@ -96,10 +96,10 @@ impl SignInPage {
     fn example() -> Self {
         Self {
             next: "/a?b=c".to_owned(),
-            query: "?next=%2Fa%3Fb%3Dc".to_owned(),
+            action: "/auth/sign-in?next=%2Fa%3Fb%3Dc".to_owned(),
             email: EXAMPLE_EMAIL.to_owned(),
             notice: Some(Notice::SignedOut),
-            error: Some(FormError::Credentials),
+            error: Some(FormProblem::Credentials),
             signed_in_as: Some(EXAMPLE_EMAIL.to_owned()),
             signed_out: true,
         }
@@ -112,12 +112,12 @@ pub struct SignOutPage {
     /// The address of the user who is signed in.
     pub signed_in_as: Option<String>,
     /// The reason for showing the button again.
-    pub error: Option<FormError>,
+    pub error: Option<FormProblem>,
 }
 
 impl SignOutPage {
     fn example() -> Self {
-        Self { signed_in_as: Some(EXAMPLE_EMAIL.to_owned()), error: Some(FormError::Unavailable) }
+        Self { signed_in_as: Some(EXAMPLE_EMAIL.to_owned()), error: Some(FormProblem::Unavailable) }
     }
 }
 
@@ -145,7 +145,7 @@ pub struct AccountPage {
     /// The action before.
     pub notice: Option<Notice>,
     /// The reason for showing the form for the password again.
-    pub error: Option<FormError>,
+    pub error: Option<FormProblem>,
     /// The devices, the present one first.
     pub devices: Vec<Device>,
 }
@@ -159,7 +159,7 @@ impl AccountPage {
             roles: vec!["user".to_owned()],
             min_length: 15,
             notice: Some(Notice::PasswordSet),
-            error: Some(FormError::PasswordTooShort),
+            error: Some(FormProblem::PasswordTooShort),
             devices: names
                 .into_iter()
                 .enumerate()
@@ -348,7 +348,7 @@ impl Serialize for Notice {
 
 /// The reason for showing a form again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FormError {
+pub enum FormProblem {
     /// Too many forms are in progress.
     Busy,
     /// The email address or the password is wrong.
@@ -373,7 +373,7 @@ pub enum FormError {
     WrongPassword,
 }
 
-impl FormError {
+impl FormProblem {
     /// Returns the status of a page with this error.
     #[must_use]
     pub fn status(self) -> StatusCode {
@@ -407,7 +407,7 @@ impl FormError {
     }
 }
 
-impl Serialize for FormError {
+impl Serialize for FormProblem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.key())
     }

@@ -189,7 +189,6 @@ fn paths(settings: &PagesSettings, site: Site<'_>) -> Value {
     context! {
         home => "/",
         sign_in,
-        sign_in_form => page("sign-in"),
         sign_out => page("sign-out"),
         account => page("account"),
         session => path("session"),

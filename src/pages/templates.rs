@@ -1,9 +1,10 @@
 //! The templates: the embedded ones, and those of an operator, which replace them by name.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior, Value, escape_formatter};
 
 use super::error::PagesError;
 use super::files::{OperatorFiles, TEMPLATES};
@@ -55,12 +56,39 @@ fn render(environment: &Environment<'_>, name: &str, context: Value) -> Result<S
 fn embedded() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_formatter(write_value);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     for (name, source) in TEMPLATES {
         environment.add_template(name, source)?;
     }
     Ok(environment)
+}
+
+/// Writes a value. Text is escaped for elements and quoted attributes.
+///
+/// The default formatter also escapes slashes, which makes addresses hard to read in the source of a page.
+fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match value.as_str() {
+        Some(text) if !value.is_safe() => write_escaped(output, text).map_err(Error::from),
+        _ => escape_formatter(output, state, value),
+    }
+}
+
+fn write_escaped(output: &mut Output<'_>, text: &str) -> fmt::Result {
+    let mut rest = text;
+    while let Some(index) = rest.find(['&', '<', '>', '"', '\'']) {
+        output.write_str(&rest[..index])?;
+        output.write_str(match rest.as_bytes()[index] {
+            b'&' => "&amp;",
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'"' => "&quot;",
+            _ => "&#39;",
+        })?;
+        rest = &rest[index + 1..];
+    }
+    output.write_str(rest)
 }
 
 /// Converts an error of a template into one that names its file and line.

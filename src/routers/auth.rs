@@ -309,7 +309,7 @@ impl<S: Send + Sync> FromRequest<S> for LoginBody {
 impl AuthState {
     /// Returns the sessions identified by the session cookies of a request, including repeated cookies. Equal
     /// cookies are verified once.
-    fn sessions_in(&self, headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
+    pub(super) fn sessions_in(&self, headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
         let tokens = self.auth.tokens();
         let mut seen = HashSet::new();
         self.cookies
@@ -318,13 +318,13 @@ impl AuthState {
             .filter_map(move |token| tokens.identify_session(Some(token), Some(token)))
     }
 
-    fn set_cookies(&self, cookies: &Cookies, session: &RefreshedSession) {
+    pub(super) fn set_cookies(&self, cookies: &Cookies, session: &RefreshedSession) {
         for cookie in self.cookies.build(&session.access_token, &session.refresh_token, session.max_age) {
             cookies.add(cookie);
         }
     }
 
-    fn clear_cookies(&self, cookies: &Cookies) {
+    pub(super) fn clear_cookies(&self, cookies: &Cookies) {
         for cookie in self.cookies.build_removal() {
             cookies.add(cookie);
         }

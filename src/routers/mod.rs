@@ -7,6 +7,7 @@
 //! | `/.well-known/jwks.json` | [`jwks`] |
 //! | `/movies`, `/movies/{id}` | [`movies`] |
 //! | `/docs`, `/docs/{file}`, `/openapi.json` | [`docs`] |
+//! | `/auth/sign-in`, `/auth/continue`, `/auth/sign-out`, `/auth/account` and below, `/auth/assets/{file}`, `/.well-known/change-password` | [`pages`] |
 //! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`demo`], only in the demo |
 //! | `/auth/verify` and below | [`forward_auth`], on its own listener |
 //! | `/healthz`, `/readyz`, `/metrics` | [`health`], on the admin listener |

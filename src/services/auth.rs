@@ -207,6 +207,22 @@ impl Auth {
         Ok(())
     }
 
+    /// Terminates all sessions of a user but the present one. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// If the store is unavailable.
+    pub async fn sign_out_others(
+        &self,
+        identity: &Identity,
+        client: &ClientInfo,
+    ) -> Result<usize, AuthError> {
+        let which = SessionFilter::UserExcept(user_id(identity)?, identity.session);
+        let ended = self.tokens.terminate_matching(&which, EndReason::LoggedOut, client).await?;
+        tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "other sessions signed out");
+        Ok(ended.len())
+    }
+
     /// Returns the active sessions of a user.
     ///
     /// # Errors

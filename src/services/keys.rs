@@ -94,6 +94,7 @@ pub struct SigningKey {
     signer: Signer,
     verifier: Verifier,
     refresh: hmac::Key,
+    pages: hmac::Key,
 }
 
 /// Reason why a key cannot be used.
@@ -171,6 +172,12 @@ impl KeyMaterial {
     }
 }
 
+/// Derives a key for another purpose from the key for refresh tokens, by HKDF (RFC 5869).
+fn derive_key(refresh: &[u8], purpose: &[u8]) -> Option<hmac::Key> {
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"sekisho").extract(refresh);
+    prk.expand(&[purpose], hmac::HMAC_SHA256).ok().map(hmac::Key::from)
+}
+
 fn random_bytes(random: &SystemRandom) -> Result<Vec<u8>, ring::error::Unspecified> {
     let mut bytes = vec![0; 32];
     random.fill(&mut bytes)?;
@@ -215,6 +222,7 @@ impl SigningKey {
         check_strength("signing key", secret)?;
         check_strength("key for refresh tokens", refresh)?;
         let kid = material.number.to_string();
+        let pages = derive_key(refresh, b"pages").ok_or(KeyError::RefreshKey)?;
         let refresh = hmac::Key::new(hmac::HMAC_SHA256, refresh);
         Ok(Self {
             number: material.number,
@@ -226,6 +234,7 @@ impl SigningKey {
             signer,
             fingerprint: fingerprint(&refresh, algorithm, signing),
             refresh,
+            pages,
         })
     }
 
@@ -262,6 +271,11 @@ impl SigningKey {
 
     pub(crate) fn refresh(&self) -> &hmac::Key {
         &self.refresh
+    }
+
+    /// Returns the key for tokens of the pages.
+    pub(crate) fn pages(&self) -> &hmac::Key {
+        &self.pages
     }
 
     /// Returns the public key as a JWK (RFC 7517). Returns `None` for HS256.

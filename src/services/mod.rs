@@ -14,6 +14,7 @@
 //! | [`upstream_tokens`], `token_cache` | tokens for upstreams, and per-thread caches |
 //! | [`purge`] | deletes old sessions and audit entries |
 //! | [`jwt`], [`refresh_token`], [`keys`], [`crypto`] | token formats and signing keys |
+//! | [`continue_token`] | tokens that prove a recent sign-in |
 //! | [`weak_secret`] | the rule for secrets that are too weak to sign with |
 //! | [`key_registry`] | fingerprints of the keys, in the database |
 //! | [`session_time`] | the time of sessions, which never steps |
@@ -24,6 +25,7 @@
 pub mod audit_log;
 #[cfg(feature = "server")]
 pub mod auth;
+pub mod continue_token;
 pub mod crypto;
 mod deferred_writes;
 pub mod jwt;

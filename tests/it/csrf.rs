@@ -12,7 +12,7 @@ use crate::support::http::{TestResponse, bare, get, post, with};
 
 on_each_database! {
     state_changes_require_a_trusted_origin
-    only_sign_in_and_registration_need_a_trusted_origin_without_cookies
+    paths_of_authentication_need_a_trusted_origin_without_cookies
     safe_requests_ignore_the_origin
     rejected_request_changes_nothing
     allowed_origins_get_cors_headers_on_every_response
@@ -66,7 +66,7 @@ async fn state_changes_require_a_trusted_origin(database: TestDatabase) {
     }
 }
 
-async fn only_sign_in_and_registration_need_a_trusted_origin_without_cookies(database: TestDatabase) {
+async fn paths_of_authentication_need_a_trusted_origin_without_cookies(database: TestDatabase) {
     let app = start(database).await;
     for (origin, site, allowed) in FROM {
         let response = send(&app, None, login(), origin, site).await;
@@ -74,8 +74,11 @@ async fn only_sign_in_and_registration_need_a_trusted_origin_without_cookies(dat
         let register = post("/auth/register", &json!({"email": "eve@example.com", "password": PASSWORD}));
         let response = send(&app, None, register, origin, site).await;
         response.problem(403, if allowed { "registration_closed" } else { "cross_site" });
-        // Without cookies these requests have no session to abuse.
-        assert_eq!(send(&app, None, logout(), origin, site).await.status, 204);
+        let response = send(&app, None, logout(), origin, site).await;
+        assert_eq!(response.status, if allowed { 204 } else { 403 }, "{origin:?} {site:?} {response:?}");
+        let response = send(&app, None, bare("POST", "/token"), origin, site).await;
+        assert_eq!(response.status, if allowed { 400 } else { 403 }, "{origin:?} {site:?} {response:?}");
+        // Without cookies this request has no session to abuse.
         send(&app, None, create(), origin, site).await.problem(401, "missing");
     }
 }

@@ -31,6 +31,7 @@ mod model;
 mod movies;
 mod nginx_upstream;
 mod outage;
+mod pages;
 mod pooling;
 mod proxy;
 mod proxy_hygiene;

@@ -1,0 +1,47 @@
+//! The origin that a browser uses, and why it may not keep cookies there.
+
+use http::{HeaderMap, HeaderValue};
+
+use super::state::PagesState;
+use crate::pages::{CookieProblem, Next};
+
+/// The origin of a request, as the connection and trusted proxies report it. Without this extension it is assumed to
+/// be the public origin.
+#[derive(Clone, Debug)]
+pub struct BrowserOrigin {
+    /// True if the browser uses TLS.
+    pub is_https: bool,
+    /// The `Host` of the request.
+    pub host: HeaderValue,
+}
+
+/// Returns the reason why the browser did not keep the cookies.
+pub(super) fn cookie_problem(
+    state: &PagesState,
+    browser: Option<&BrowserOrigin>,
+    headers: &HeaderMap,
+    next: &Next,
+) -> CookieProblem {
+    let origin = state.public_origin.to_string();
+    let (scheme, public_host) = origin.split_once("://").unwrap_or(("https", &origin));
+    let url = format!("{origin}{}", state.path_with("sign-in", next, &[]));
+    match browser {
+        Some(browser) if state.auth.cookies.is_secure() && !is_encrypted(browser, headers) => {
+            let url = (scheme == "https").then_some(url);
+            CookieProblem::Insecure { origin, url }
+        }
+        Some(browser) if !browser.host.as_bytes().eq_ignore_ascii_case(public_host.as_bytes()) => {
+            CookieProblem::Host { origin, url }
+        }
+        _ => CookieProblem::Blocked,
+    }
+}
+
+/// Returns `true` if the browser uses TLS.
+///
+/// A proxy in front may not tell. Browsers send `Sec-Fetch-*` over TLS, and otherwise to loopback hosts only.
+fn is_encrypted(browser: &BrowserOrigin, headers: &HeaderMap) -> bool {
+    let host = browser.host.to_str().unwrap_or_default();
+    let is_loopback = ["localhost", "127.", "[::1]"].iter().any(|start| host.starts_with(start));
+    browser.is_https || (headers.contains_key("sec-fetch-mode") && !is_loopback)
+}
