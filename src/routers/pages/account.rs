@@ -28,7 +28,7 @@ pub(super) async fn page(
 ) -> Response {
     let identity = match signed_in(&view, session) {
         Ok(identity) => identity,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let done = query_value(&uri, DONE);
     let notice =
@@ -51,7 +51,7 @@ pub(super) async fn set_password(
 ) -> Response {
     let identity = match signed_in(&view, session) {
         Ok(identity) => identity,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let PasswordForm { current, new } = match PasswordForm::read(request).await {
         Ok(form) => form,
@@ -77,7 +77,7 @@ pub(super) async fn sign_out_device(
 ) -> Response {
     let identity = match signed_in(&view, session) {
         Ok(identity) => identity,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let form = Form::read(request).await.ok().and_then(|mut form| form.take("device"));
     let Some(device) = form.and_then(|id| id.parse::<Uuid>().ok()).map(SessionId) else {
@@ -101,7 +101,7 @@ pub(super) async fn sign_out_others(
 ) -> Response {
     let identity = match signed_in(&view, session) {
         Ok(identity) => identity,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     match state.auth.auth.sign_out_others(&identity, &client).await {
         Ok(_) => see_other(&done(&state, Notice::OthersSignedOut)),
@@ -110,11 +110,11 @@ pub(super) async fn sign_out_others(
 }
 
 /// Returns the user, or the response without a session.
-fn signed_in(view: &View, session: PageSession) -> Result<Identity, Response> {
+fn signed_in(view: &View, session: PageSession) -> Result<Identity, Box<Response>> {
     match session {
         PageSession::SignedIn(identity) => Ok(identity),
-        PageSession::Anonymous(event) => Err(ApiError::Unauthenticated(event).into_response()),
-        PageSession::Unavailable => Err(view.error(StatusCode::SERVICE_UNAVAILABLE)),
+        PageSession::Anonymous(event) => Err(ApiError::Unauthenticated(event).into_response().into()),
+        PageSession::Unavailable => Err(view.error(StatusCode::SERVICE_UNAVAILABLE).into()),
     }
 }
 
