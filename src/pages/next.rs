@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::Uri;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 use url::form_urlencoded::byte_serialize;
@@ -37,12 +36,6 @@ impl Next {
         } else {
             Self::ROOT
         }
-    }
-
-    /// Returns the path and query of a request, checked as [`Next::parse`] does.
-    #[must_use]
-    pub fn from_uri(uri: &Uri, auth_prefix: &str) -> Self {
-        uri.path_and_query().map_or(Self::ROOT, |target| Self::parse(target.as_str(), auth_prefix))
     }
 
     /// Returns the path and query. They are ASCII and valid in a `Location` header.

@@ -1,4 +1,4 @@
-//! Hostile values of the parameter `next`, kept in `hostile_next.txt`, one JSON string a line.
+//! Hostile values of the parameter `next` (B-10), kept in `hostile_next.txt`, one JSON string a line.
 
 use std::collections::BTreeSet;
 
