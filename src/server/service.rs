@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker, ready};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY};
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -49,8 +49,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
         if is_upgrade {
             state.request_upgrade();
         }
+        let is_http2_head = self.context.state.is_http2() && request.method() == Method::HEAD;
         let state = RequestState::Received { request: Some((self.inner.clone(), request)) };
-        ResponseFuture { state, is_upgrade, in_flight: Some(in_flight) }
+        ResponseFuture { state, is_upgrade, is_http2_head, in_flight: Some(in_flight) }
     }
 }
 
@@ -67,6 +68,7 @@ pin_project! {
         #[pin]
         state: RequestState<S>,
         is_upgrade: bool,
+        is_http2_head: bool,
         in_flight: Option<InFlightRequest>,
     }
 }
@@ -101,6 +103,9 @@ impl<S: HttpService> Future for ResponseFuture<S> {
         }
         let RequestStateProj::Called { response } = this.state.project() else { return Poll::Pending };
         let mut response = ready!(response.poll(cx))?;
+        if *this.is_http2_head {
+            drop_body(&mut response);
+        }
         let mut in_flight = this.in_flight.take();
         if let Some(in_flight) = &mut in_flight {
             in_flight.on_response(&mut response);
@@ -126,6 +131,16 @@ fn call_service<S: HttpService>(
         return Either::Left(service.call(request));
     }
     Either::Right(Box::pin(service.oneshot(request)))
+}
+
+/// Drops the body of a response to `HEAD` (RFC 9110 section 9.3.2), and announces its length.
+///
+/// hyper does so for HTTP/1.1 only.
+fn drop_body(response: &mut Response<Body>) {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
 }
 
 /// Returns the minimum rate of a body in bytes per second, 0 for none.

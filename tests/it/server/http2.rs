@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use http::Request;
+use http::{Method, Request};
 use sekisho::server::ServerLimits;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -82,6 +82,18 @@ async fn http2_authority_becomes_host() {
     let mut raw = RawHttp2Client::connect(server.address).await;
     raw.send(&headers_of(&[GET[0], GET[1], GET[2], ("host", "app.example")])).await;
     assert_eq!(raw.outcome().await, Outcome::Response(0x88));
+}
+
+/// P-23: hyper drops the body for HTTP/1.1 only.
+#[tokio::test]
+async fn http2_response_to_head_has_no_body() {
+    let (server, _seen) = TestServer::start(1, ServerLimits::default());
+    let mut client = server.http2().await;
+    let mut request = get2("/");
+    *request.method_mut() = Method::HEAD;
+    let (status, headers, body) = ask(&mut client, request).await.unwrap();
+    assert_eq!((status, &*body), (200, ""));
+    assert!(headers["content-length"].to_str().unwrap().parse::<u32>().unwrap() > 0);
 }
 
 #[tokio::test]
