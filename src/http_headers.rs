@@ -25,6 +25,9 @@ pub(crate) const X_SET_ACCESS_COOKIE: HeaderName = HeaderName::from_static("x-se
 /// A copy of the `Set-Cookie` of the refresh token, in responses to forward auth requests.
 pub(crate) const X_SET_REFRESH_COOKIE: HeaderName = HeaderName::from_static("x-set-refresh-cookie");
 
+/// The address of the sign-in page, in 401 responses to forward auth requests.
+pub(crate) const X_SIGN_IN_URL: HeaderName = HeaderName::from_static("x-sign-in-url");
+
 /// The `Cache-Control` of responses that no cache may store.
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 

@@ -31,6 +31,11 @@ pub struct Problem {
     /// Stable code of the error.
     #[cfg_attr(feature = "server", schema(example = "not_found"))]
     pub code: &'static str,
+    /// Absolute URL of the sign-in page, in a 401 response to a request without a valid session. It accepts
+    /// `?next=` with the path to return to. Absent if there is no such page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(example = "https://app.example.com/auth/sign-in"))]
+    pub sign_in_url: Option<String>,
 }
 
 impl Problem {
@@ -46,6 +51,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             code,
+            sign_in_url: None,
         }
     }
 
@@ -57,6 +63,9 @@ impl Problem {
 
     /// Converts the problem into a response with `Cache-Control: no-store`, and with `Retry-After: 1` if
     /// its status is 429 or 503.
+    ///
+    /// The problem is also in the response's extensions. Outer layers can thus tell the gateway's errors from those of
+    /// upstreams, and present them in another form.
     #[must_use]
     pub fn into_response<B: From<String>>(self) -> Response<B> {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -68,6 +77,7 @@ impl Problem {
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -88,5 +98,7 @@ mod tests {
             response.body(),
             r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"a \"b\"","code":"busy"}"#
         );
+        let problem = response.extensions().get::<Problem>().map(|problem| problem.code);
+        assert_eq!(problem, Some("busy"));
     }
 }

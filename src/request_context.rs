@@ -134,6 +134,12 @@ impl RequestContext {
         &self.0.method
     }
 
+    /// Returns the path and query as the client sent them. The query may contain secrets.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.0.target.as_ref().map_or("/", PathAndQuery::as_str)
+    }
+
     /// Returns the path as the client sent it, unescaped.
     ///
     /// The query is left out because it may contain secrets.

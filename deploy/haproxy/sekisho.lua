@@ -1,12 +1,14 @@
 -- Asks Sekisho who is asking, for HAProxy: http-request lua.sekisho URL
 --
 -- After a 200 it sets txn.sekisho_user, and the request goes on, with who the user is and without the session's cookies; the cookies of
--- a renewal are left in variables, for http-after-response. Any other answer is the browser's.
+-- a renewal are left in variables, for http-after-response. Any other answer is the browser's, but a 401 to a person
+-- who opens a page becomes a redirect to the sign-in page.
 
 -- What Sekisho reads of a request. Upgrade is HAProxy's own; the others tell a WebSocket as well.
 local READ = {
-    "access-control-request-method", "authorization", "cookie", "host", "origin", "sec-fetch-site",
-    "sec-websocket-key", "sec-websocket-version", "user-agent", "x-forwarded-for",
+    "accept", "access-control-request-method", "authorization", "cookie", "host", "origin", "purpose",
+    "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-purpose", "sec-websocket-key",
+    "sec-websocket-version", "user-agent", "x-forwarded-for", "x-requested-with",
 }
 
 -- What the application reads of the answer.
@@ -38,9 +40,20 @@ local function ask(txn, url)
     return core.httpclient():get { url = url, headers = headers, timeout = TIMEOUT_MS }
 end
 
+-- What it may read of a redirect to the sign-in page.
+local SHOWN_WITH_REDIRECT = { "cache-control", "set-cookie", "vary", "x-session-event" }
+
 local function refuse(txn, answer)
-    local reply = txn:reply { status = answer.status, reason = answer.reason, body = answer.body or "" }
-    for _, name in ipairs(SHOWN) do
+    local sign_in_url = answer.headers["x-sign-in-url"]
+    local reply, shown
+    if sign_in_url then
+        reply, shown = txn:reply { status = 303, reason = "See Other" }, SHOWN_WITH_REDIRECT
+        reply:add_header("location", sign_in_url[0])
+    else
+        reply = txn:reply { status = answer.status, reason = answer.reason, body = answer.body or "" }
+        shown = SHOWN
+    end
+    for _, name in ipairs(shown) do
         for _, value in pairs(answer.headers[name] or {}) do
             reply:add_header(name, value)
         end

@@ -16,6 +16,7 @@ use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use super::admission::{Admission, limit_clients};
+use super::browser_errors::{BrowserErrors, ErrorResponses};
 use super::catch_panic::CatchPanic;
 use super::client_address::TrustedProxies;
 use super::cors_csrf::csrf_layer;
@@ -24,6 +25,7 @@ use super::request_recorder::{IdentityRecorder, RecorderConfig, RequestRecorder}
 use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
 use crate::config::{Config, Origin};
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
+use crate::pages::{Pages, SignInTarget};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
 use crate::request_context::RequestContext;
 use crate::routers::ApiError;
@@ -86,6 +88,15 @@ impl ForwardAuthStack {
         })
     }
 
+    pub(super) fn error_responses(
+        &self,
+        sign_in: Option<SignInTarget>,
+        pages: Pages,
+        redirect: bool,
+    ) -> ErrorResponses {
+        ErrorResponses::for_forward_auth(sign_in, pages, self.source, redirect)
+    }
+
     /// Builds the stack, outermost layer first.
     pub(super) fn build(
         &self,
@@ -93,6 +104,7 @@ impl ForwardAuthStack {
         upgrade_origin: Arc<WebSocketOriginCheck>,
         recorder: &RecorderConfig,
         admission: Admission,
+        errors: ErrorResponses,
     ) -> Result<Router, AppError> {
         let original_request = OriginalRequestState {
             path: Arc::clone(&self.path),
@@ -103,12 +115,14 @@ impl ForwardAuthStack {
         let recorder = recorder.clone();
         let shares = admission.shares().clone();
         let cookies = Arc::clone(&self.cookies);
+        let errors = Arc::new(errors);
         let reserved_cookies = ReservedCookies { names: cookies.names().map(str::to_owned).to_vec() };
         let stack = ServiceBuilder::new()
             // Outermost, so that all layers below, and the access log, see the original request.
             .layer(from_fn_with_state(original_request, restore_original_request))
             // From here to the session layer: the layers of the public stack, without CORS.
             .layer(layer_fn(move |inner| RequestRecorder::new(inner, recorder.clone())))
+            .layer(layer_fn(move |inner| BrowserErrors::new(inner, Arc::clone(&errors))))
             .map_request(move |request| record_route(route, request))
             .layer(from_fn_with_state(Arc::new(admission), limit_clients))
             .layer(from_fn_with_state(upgrade_origin, reject_cross_origin_websocket))

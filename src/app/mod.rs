@@ -7,6 +7,7 @@
 //! | `admission.rs` | the shares of clients and routes in the limits of the server |
 //! | `proxy_stacks.rs` | the proxy behind the session layer |
 //! | `builtin.rs`, `routes.rs` | the endpoints of `server.builtin`, and the routes to upstreams |
+//! | `browser_errors.rs` | the redirects and pages that people get for errors |
 //! | `pages.rs` | the pages for people |
 //! | `forward_auth.rs` | the stack behind `verify.listen` |
 //! | `reload.rs` | replaces the stacks when the configuration changes |
@@ -14,6 +15,7 @@
 
 mod admission;
 mod body_deadline;
+mod browser_errors;
 mod builtin;
 mod catch_panic;
 mod client_address;
@@ -58,7 +60,7 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::layer::{CookiePolicy, OnStoreLoss, SilentRefreshLayer};
-use crate::pages::SharedPages;
+use crate::pages::{SharedPages, SignInTarget};
 use crate::proxy::{LongLivedStreams, Proxy, ReservedCookies, Routes};
 pub use crate::routers::demo::DemoCredentials;
 use crate::routers::health::ShutdownFlag;
@@ -214,7 +216,9 @@ fn stack_builder(
     });
     let movies = Movies::new(Arc::clone(&dependencies.stores.movies));
     let public_origin = dependencies.public_origin.clone();
+    let auth_prefix = config.server.auth_prefix.as_str();
     StackBuilder {
+        sign_in: SignInTarget::new(&config.pages.sign_in, public_origin.as_str(), auth_prefix),
         shares: shares.clone(),
         tokens: state.auth.tokens().clone(),
         shared_runtime: SharedRuntime::current(),

@@ -13,6 +13,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use tower::Service;
 
+use super::browser_errors::BrowserErrorsFuture;
 use super::cors_csrf::CorsCsrfFuture;
 use super::dispatcher::DispatchFuture;
 use super::error::AppError;
@@ -59,7 +60,7 @@ impl PublicService {
 impl Service<Request<Body>> for PublicService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = RecorderFuture<CorsCsrfFuture<DispatchFuture>>;
+    type Future = RecorderFuture<BrowserErrorsFuture<CorsCsrfFuture<DispatchFuture>>>;
 
     /// The stack is always ready.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {

@@ -7,6 +7,7 @@ use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 
 use super::admission::Admission;
+use super::browser_errors::{BrowserErrors, ErrorResponses};
 use super::client_address::TrustedProxies;
 use super::cors_csrf::{CorsCsrf, CorsCsrfLayer};
 use super::dispatcher::{Dispatcher, DispatcherInner};
@@ -20,13 +21,13 @@ use super::shared_runtime::SharedRuntime;
 use super::upgrade_origin::WebSocketOriginCheck;
 use crate::config::{Config, Origin, PathPrefix, RouteAuth};
 use crate::layer::CookiePolicy;
-use crate::pages::{Pages, SharedPages};
+use crate::pages::{Pages, SharedPages, SignInTarget};
 use crate::proxy::Routes;
 use crate::server::ClientShares;
 use crate::services::token::Tokens;
 
 /// The service behind `server.listen`: see [`StackBuilder::build_stack`].
-pub(super) type PublicStack = RequestRecorder<CorsCsrf<Dispatcher>>;
+pub(super) type PublicStack = RequestRecorder<BrowserErrors<CorsCsrf<Dispatcher>>>;
 
 /// The parts of the stacks that last as long as the process.
 pub(super) struct StackBuilder {
@@ -48,6 +49,8 @@ pub(super) struct StackBuilder {
     pub(super) login_paths: Vec<PathPrefix>,
     /// The stack behind `verify.listen`, if that is configured.
     pub(super) forward_auth: Option<ForwardAuthStack>,
+    /// The sign-in page, if there is one.
+    pub(super) sign_in: Option<SignInTarget>,
     /// The pages in force.
     pub(super) pages: SharedPages,
     /// The recorder's settings, without those of [`ReloadableConfig`].
@@ -58,6 +61,7 @@ pub(super) struct StackBuilder {
 pub(super) struct ReloadableConfig {
     pub(super) routes: Routes,
     pub(super) pages: Pages,
+    errors: ErrorResponses,
     /// The required authentication and the route number of each route, in the order of the configuration.
     route_auth: Vec<(RouteAuth, u32)>,
     cors_csrf: CorsCsrfLayer,
@@ -70,10 +74,15 @@ impl StackBuilder {
     /// Builds the public stack of one worker thread, outermost layer first.
     pub(super) fn build_stack(&self, config: &ReloadableConfig, proxies: ProxyStacks) -> PublicStack {
         let recorder = config.recorder.clone();
+        // Shared by the requests of this thread, not with other threads.
+        let errors = Arc::new(config.errors.clone());
         ServiceBuilder::new()
             // Outermost, so that every response is recorded, also those of the layers below: request id,
             // trace context, client address, metrics, access log, and a 500 response for a panic.
             .layer(layer_fn(move |inner| RequestRecorder::new(inner, recorder.clone())))
+            // Outside all that reject requests, because people get a redirect or a page for an error of theirs, and
+            // programs problem details. Inside the recorder, which records the status that is sent.
+            .layer(layer_fn(move |inner| BrowserErrors::new(inner, Arc::clone(&errors))))
             // Before any session is looked up: CORS for the allowed origins, CSRF protection for all others.
             .layer(config.cors_csrf.clone())
             // By path: the built-in router on the shared runtime, or the proxy on this thread. The session
@@ -97,10 +106,14 @@ impl StackBuilder {
         let trusted_origins: Vec<_> = allowed.iter().chain([&self.public_origin]).collect();
         let upgrade_origin = Arc::new(WebSocketOriginCheck::new(Arc::clone(&self.cookies), &trusted_origins));
         let recorder = self.recorder_config(config);
+        let pages = build_pages(config, self.public_origin.host())?;
         let forward_auth = match &self.forward_auth {
             Some(stack) => {
                 let admission = self.admission(recorder.trusted_proxies.clone());
-                Some(stack.build(&trusted_origins, Arc::clone(&upgrade_origin), &recorder, admission)?)
+                let redirect = config.verify.as_ref().is_some_and(|verify| verify.redirect);
+                let errors = stack.error_responses(self.sign_in.clone(), pages.clone(), redirect);
+                let upgrade_origin = Arc::clone(&upgrade_origin);
+                Some(stack.build(&trusted_origins, upgrade_origin, &recorder, admission, errors)?)
             }
             None => None,
         };
@@ -110,7 +123,8 @@ impl StackBuilder {
         });
         Ok(ReloadableConfig {
             routes: build_routes(config, previous)?,
-            pages: build_pages(config, self.public_origin.host())?,
+            errors: ErrorResponses::for_public_listener(self.sign_in.clone(), pages.clone()),
+            pages,
             route_auth: route_auth.collect(),
             cors_csrf: CorsCsrfLayer::new(
                 allowed,

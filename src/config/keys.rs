@@ -32,6 +32,7 @@ pub const KEYS: &[&str] = &[
     "admin.listen",
     "verify.listen",
     "verify.source",
+    "verify.redirect",
     "database.url",
     "database.url_file",
     "database.max_connections",

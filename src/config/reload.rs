@@ -25,6 +25,7 @@ pub const RELOADED: &[&str] = &[
     "server.min_read_rate",
     "server.drain",
     "server.drain_delay",
+    "verify.redirect",
     "pages.title",
     "pages.logo",
     "pages.accent",

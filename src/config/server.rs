@@ -87,6 +87,8 @@ pub struct Verify {
     pub listen: ListenAddr,
     /// The headers that describe the original request.
     pub source: OriginalRequestSource,
+    /// True if navigations without a session are sent to the sign-in page.
+    pub redirect: bool,
 }
 
 impl Server {
@@ -205,6 +207,7 @@ impl Verify {
         admin: &Admin,
     ) -> Result<Option<Self>, ConfigError> {
         let source = settings.one_of("verify.source", &VERIFY_SOURCES)?;
+        let redirect = settings.required(REDIRECT, settings.boolean(REDIRECT))?;
         if matches!(settings.text("verify.listen")?, None | Some("off")) {
             return Ok(None);
         }
@@ -222,7 +225,7 @@ impl Verify {
             key: "verify.source".to_owned(),
             remedy: "set it to x-original (nginx, HAProxy), x-forwarded (Caddy, Traefik) or envoy".to_owned(),
         })?;
-        Ok(Some(Self { listen, source }))
+        Ok(Some(Self { listen, source, redirect }))
     }
 }
 
@@ -269,5 +272,6 @@ const VERIFY_SOURCES: [(&str, OriginalRequestSource); 3] = [
     ("envoy", OriginalRequestSource::Envoy),
 ];
 
+const REDIRECT: &str = "verify.redirect";
 const ALLOW_READABLE: &str = "server.allow_readable_secrets";
 const DRAIN_DELAY: &str = "server.drain_delay";

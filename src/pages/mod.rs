@@ -18,6 +18,7 @@ mod page;
 mod render;
 mod settings;
 mod shared;
+mod sign_in_target;
 mod templates;
 
 pub use self::accent::{Accent, NotAColor};
@@ -34,3 +35,4 @@ pub use self::page::{
 pub use self::render::Pages;
 pub use self::settings::{PagesSettings, SignIn, Site};
 pub use self::shared::SharedPages;
+pub use self::sign_in_target::SignInTarget;

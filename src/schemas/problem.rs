@@ -7,7 +7,7 @@ use crate::problem::Problem;
 /// Error responses of every route that reads.
 #[derive(Clone, Debug, IntoResponses)]
 pub enum ReadErrorResponses {
-    /// There is no valid session; `code` names the reason.
+    /// There is no valid session; `code` names the reason, and `sign_in_url` the sign-in page.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthenticated(Problem),
     /// The database is unavailable (`store_unavailable`).
@@ -21,7 +21,7 @@ pub enum WriteErrorResponses {
     /// A field is missing, unknown or invalid; `detail` names it (`invalid_request`).
     #[response(status = 400, content_type = "application/problem+json")]
     InvalidRequest(Problem),
-    /// There is no valid session; `code` names the reason.
+    /// There is no valid session; `code` names the reason, and `sign_in_url` the sign-in page.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthenticated(Problem),
     /// The user lacks a permission (`forbidden`).

@@ -52,6 +52,65 @@ async fn user_is_identified() {
     }
 }
 
+/// The headers of a navigation.
+const NAVIGATION: [(&str, &str); 3] =
+    [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), ("accept", "text/html,*/*;q=0.8")];
+
+/// Sends the auth request about a request with these headers.
+async fn send_with(app: &TestApp, request: Request<Body>, headers: &[(&'static str, &str)]) -> TestResponse {
+    let add = |request, (name, value): &(&'static str, &str)| with(request, name, value);
+    send(app, headers.iter().fold(request, add)).await
+}
+
+const SIGN_IN: &str = "https://app.example.com/auth/sign-in";
+
+#[tokio::test]
+async fn navigation_without_session_is_sent_to_sign_in() {
+    for (source, auth_request) in FRONT_PROXIES {
+        let app = start_app(source).await;
+        let location = format!("{SIGN_IN}?next=%2Ffilms%3Fpage%3D2%26title%3D%2520");
+        let response = send_with(&app, auth_request("GET", "/films?page=2&title=%20"), &NAVIGATION).await;
+        assert_eq!(response.event(), Some("missing"), "{source}");
+        let vary = response.header("vary").unwrap().to_lowercase();
+        assert!(vary.contains("sec-fetch-dest") && vary.contains("cookie"), "{vary}");
+        if source == "x-original" {
+            response.problem(401, "missing");
+            assert_eq!(response.header("x-sign-in-url"), Some(&*location));
+            assert_eq!(
+                (response.json()["sign_in_url"].as_str(), response.header("location")),
+                (Some(SIGN_IN), None)
+            );
+        } else {
+            assert_eq!((response.status.as_u16(), response.header("location")), (303, Some(&*location)));
+            assert_eq!((response.header("x-sign-in-url"), response.body.len()), (None, 0));
+        }
+
+        let fetch = [("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")];
+        for (method, headers) in [("GET", &fetch[..]), ("GET", &[]), ("POST", &fetch)] {
+            let response = send_with(&app, auth_request(method, "/films"), headers).await;
+            response.problem(401, "missing");
+            assert_eq!(response.json()["sign_in_url"], SIGN_IN);
+            assert_eq!((response.header("location"), response.header("x-sign-in-url")), (None, None));
+        }
+        let form = send_with(&app, auth_request("POST", "/films"), &NAVIGATION).await;
+        assert_eq!((form.status.as_u16(), form.header("location")), (401, None), "{source}");
+        assert_eq!(form.header("x-sign-in-url"), None, "{source}: nothing is replayed");
+    }
+}
+
+#[tokio::test]
+async fn redirects_can_be_turned_off() {
+    for (source, auth_request) in FRONT_PROXIES {
+        let mut settings = verify_settings(source);
+        settings.push(("verify.redirect", "false".to_owned()));
+        let flags: Vec<_> = settings.iter().map(|(key, value)| (*key, &**value)).collect();
+        let app = TestApp::with(db::sqlite().await.unwrap(), &flags).await;
+        let response = send_with(&app, auth_request("GET", "/films"), &NAVIGATION).await;
+        response.problem(401, "missing");
+        assert_eq!((response.header("location"), response.header("x-sign-in-url")), (None, None));
+    }
+}
+
 /// Some front proxies read only one `Set-Cookie`, so each cookie also has a header of its own (P-27).
 #[tokio::test]
 async fn refresh_sends_each_cookie_in_its_own_header() {

@@ -47,6 +47,7 @@ with_each_front_proxy! {
     only_websockets_are_upgraded
     cross_origin_requests_are_rejected
     errors_are_forwarded_to_the_client
+    people_are_sent_to_sign_in
 }
 
 /// HAProxy ignores the failure of a Lua action and continues, so the configuration must fail closed.
@@ -426,6 +427,56 @@ async fn errors_are_forwarded_to_the_client(mut harness: FrontProxyHarness) {
     assert_eq!(curl.get("/").await.status, status);
     assert_eq!(curl.tokens(), cookies);
     assert!(harness.upstream.has_no_more_requests());
+}
+
+const DEEP_LINK: &str = "/films?title=%E9%96%A2%20%26&page=2";
+
+/// A deep link with a query leads to the sign-in page. A request of a script is not redirected, nor is a form.
+async fn people_are_sent_to_sign_in(mut harness: FrontProxyHarness) {
+    let curl = harness.curl("ann");
+    let sign_in = redirect_target(&harness, &navigate(&curl, DEEP_LINK, &[]).await);
+    let next = "%2Ffilms%3Ftitle%3D%25E9%2596%25A2%2520%2526%26page%3D2";
+    assert_eq!(sign_in, format!("/auth/sign-in?next={next}"));
+    let head = curl.ask(DEEP_LINK, &[&["-I"][..], &NAVIGATION].concat()).await;
+    assert_eq!(redirect_target(&harness, &head), sign_in);
+    let fetch = ["-H", "Sec-Fetch-Mode: cors", "-H", "Sec-Fetch-Dest: empty"];
+    for args in [&fetch[..], &[&fetch[..], &["-X", "POST", "-d", "a=b"]].concat(), &[]] {
+        let response = curl.ask(DEEP_LINK, args).await;
+        response.problem(401, "missing");
+        assert_eq!(response.header("location"), None, "{args:?}");
+    }
+    let form = navigate(&curl, DEEP_LINK, &["-d", "a=b"]).await;
+    assert_eq!((form.status.as_u16(), form.header("location")), (401, None));
+    assert!(harness.upstream.has_no_more_requests());
+}
+
+/// The headers of a navigation, as arguments of curl.
+const NAVIGATION: [&str; 8] = [
+    "-H",
+    "Sec-Fetch-Site: same-origin",
+    "-H",
+    "Sec-Fetch-Mode: navigate",
+    "-H",
+    "Sec-Fetch-Dest: document",
+    "-H",
+    "Accept: text/html,application/xhtml+xml,*/*;q=0.8",
+];
+
+async fn navigate(curl: &Curl, target: &str, args: &[&str]) -> TestResponse {
+    curl.ask(target, &[&NAVIGATION[..], args].concat()).await
+}
+
+/// Returns the path and query of a redirect, which must stay on the front proxy's origin and be stored nowhere.
+#[track_caller]
+fn redirect_target(harness: &FrontProxyHarness, response: &TestResponse) -> String {
+    assert_eq!(response.status, 303, "{response:?}");
+    let caching: Vec<_> = response.headers.get_all("cache-control").iter().collect();
+    assert!(caching.iter().any(|line| *line == "private, no-store"), "{caching:?}");
+    let location = response.header("location").unwrap();
+    let origin = format!("http://{}", harness.address);
+    let target = location.strip_prefix(&origin).unwrap_or(location);
+    assert!(target.starts_with('/') && !target.starts_with("//"), "{location}");
+    target.to_owned()
 }
 
 /// Creates a user, signs in, and returns the user's ID.

@@ -252,5 +252,6 @@ fn assert_clears(response: &TestResponse) {
         assert!(line.to_str().unwrap().contains("Expires=Thu, 01 Jan 1970 00:00:00 GMT"), "{line:?}");
     }
     assert_eq!(response.header("cache-control"), Some("private, no-store"));
-    assert_eq!(response.header("vary"), Some("Cookie"));
+    // A 401 response also varies by the kind of the request.
+    assert!(response.header("vary").is_some_and(|vary| vary.starts_with("Cookie")), "{response:?}");
 }

@@ -29,6 +29,7 @@ mod logout;
 mod lost_responses;
 mod model;
 mod movies;
+mod navigation;
 mod nginx_upstream;
 mod outage;
 mod pages;

@@ -118,6 +118,11 @@ impl TestGateway {
             password: SecretString::from(PASSWORD.to_owned()),
         };
         self.app.users.create(user).await.unwrap();
+        self.signed_in_again().await
+    }
+
+    /// Signs the user of [`signed_in`](Self::signed_in) in.
+    pub(crate) async fn signed_in_again(&self) -> SessionCookies {
         let form = format!("email={EMAIL}&password={PASSWORD}");
         let request = post("/auth/login").header("content-type", "application/x-www-form-urlencoded");
         let response = self.send(request.body(Body::from(form)).unwrap()).await;
