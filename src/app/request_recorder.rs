@@ -250,11 +250,15 @@ impl HttpBody for RecordedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.record.context.enter(|| this.body.poll_frame(cx)));
+        let mut this = self.project();
+        let frame = ready!(this.record.context.enter(|| this.body.as_mut().poll_frame(cx)));
         if let Some(response) = &mut this.record.response {
             match &frame {
-                Some(Ok(frame)) => response.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Ok(frame)) => {
+                    response.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    // hyper does not poll again after the last frame.
+                    response.ended = frame.is_trailers() || this.body.is_end_stream();
+                }
                 Some(Err(_)) => {}
                 None => response.ended = true,
             }

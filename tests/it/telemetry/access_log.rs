@@ -1,7 +1,12 @@
 //! The access log: one entry for each request.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
-use http::Response;
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -9,7 +14,7 @@ use tokio::net::TcpStream;
 use super::{TARO, completed_requests, line_of, new_deployment};
 use crate::support::process::until;
 use crate::support::socket_browser::SocketBrowser;
-use crate::support::upstream::{GatedUpstream, Upstream, raw_upstream};
+use crate::support::upstream::{GatedUpstream, Upstream, listen, raw_upstream, serve_any};
 
 #[tokio::test]
 async fn access_log_entry_describes_the_request() {
@@ -181,4 +186,59 @@ async fn disabled_access_log_writes_no_entries() {
     let stopped = || server.log().contains("\"message\":\"stopped\"").then_some(());
     until("the last line", async || stopped()).await;
     assert!(completed_requests(&server).is_empty());
+}
+
+/// C5: responses that end with trailers, or with the data of their last frame, were logged as incomplete.
+#[tokio::test]
+async fn responses_without_a_length_are_complete() {
+    let with_trailers =
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n";
+    let with_trailers = raw_upstream(with_trailers).await;
+    let http2 = listen(|socket| {
+        serve_any(socket, |request| async move {
+            let frames = match request.uri().path() {
+                "/http2/trailers" => vec![Frame::data(Bytes::from("ok")), Frame::trailers(HeaderMap::new())],
+                _ => vec![Frame::data(Bytes::from("ok"))],
+            };
+            let frames = frames.into_iter().map(Ok::<_, Infallible>);
+            Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames))))
+        })
+    })
+    .await;
+    let deployment = new_deployment().await;
+    let route = |path: &str, upstream: &str, more: &str| {
+        format!("[[routes]]\npath = \"{path}\"\nauth = \"none\"\nupstreams = [\"{upstream}\"]\n{more}\n")
+    };
+    let config = std::fs::read_to_string(deployment.path("sekisho.toml")).unwrap();
+    let routes = route("/http1", &with_trailers, "")
+        + &route("/http2", &format!("http://{http2}"), "upstream_http = \"2\"");
+    deployment.write("sekisho.toml", &(config + &routes));
+    let server = deployment.serve().await;
+    for path in ["/http1", "/http2/trailers", "/http2/data"] {
+        for te in ["", "te: trailers\r\n"] {
+            let mut socket = TcpStream::connect(server.public).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{te}\r\n");
+            socket.write_all(request.as_bytes()).await.unwrap();
+            socket.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        let socket = TcpStream::connect(server.public).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://a{path}")).body(()).unwrap();
+        let mut body = client.send_request(request, true).unwrap().0.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "ok");
+        while let Some(data) = body.data().await {
+            assert!(data.unwrap().is_empty());
+        }
+        assert!(body.trailers().await.is_ok());
+    }
+    let lines = until("all access log entries", async || {
+        Some(completed_requests(&server)).filter(|lines| lines.len() >= 9)
+    })
+    .await;
+    for line in lines {
+        assert!(line["incomplete"].is_null(), "{line}");
+        assert_eq!(line["bytes"], 2, "{line}");
+    }
+    server.stop().await;
 }
