@@ -41,6 +41,7 @@
 //! | next part of the response body | `idle_timeout` | the client's connection is aborted |
 
 mod balancer;
+mod certificate_verifier;
 mod circuit_breaker;
 mod concurrency;
 mod connect;

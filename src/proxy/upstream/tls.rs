@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::certificate_verifier::CertificateVerifier;
 use super::error::UpstreamConfigError;
 use super::origin::Origin;
 use super::settings::UpstreamHttp;
@@ -26,12 +27,20 @@ pub(super) struct TlsClient {
 }
 
 impl TlsClient {
-    pub(super) fn new(origin: &Origin, roots: Arc<RootCertStore>) -> Result<Self, UpstreamConfigError> {
+    /// Creates the configuration with these trust anchors, which `listed` contains unless they are the system's.
+    pub(super) fn new(
+        origin: &Origin,
+        roots: Arc<RootCertStore>,
+        listed: Option<&[CertificateDer<'static>]>,
+    ) -> Result<Self, UpstreamConfigError> {
         let server_name = ServerName::try_from(origin.host().to_owned())
             .map_err(|_| rustls::Error::General("the host is not a valid server name".into()))?;
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = Arc::new(ring::default_provider());
+        let verifier = CertificateVerifier::new(roots, listed.unwrap_or_default(), &provider)?;
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = TlsConnector::from(Arc::new(config.clone()));

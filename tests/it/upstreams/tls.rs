@@ -60,6 +60,37 @@ async fn invalid_certificate_is_rejected() {
     }
 }
 
+/// C12: the certificate of an authority was rejected, even where it was listed itself, as openssl makes it.
+#[tokio::test]
+async fn listed_certificate_of_an_authority_is_trusted() {
+    let (_, listed_other) = Authority::self_signed("localhost", 2000, 2100);
+    for (name, from, until, is_listed, expected) in [
+        ("localhost", 2000, 2100, true, None),
+        ("localhost", 2000, 2100, false, Some("CaUsedAsEndEntity")),
+        ("app.example", 2000, 2100, true, Some("not valid for name")),
+        ("localhost", 2000, 2001, true, Some("expired")),
+        ("localhost", 2099, 2100, true, Some("not valid yet")),
+    ] {
+        let log = Log::default();
+        let _captured = log.capture();
+        let (acceptor, certificate) = Authority::self_signed(name, from, until);
+        let mut upstream = Upstream::with_tls(acceptor).await;
+        let listed =
+            if is_listed { vec![listed_other.clone(), certificate] } else { vec![listed_other.clone()] };
+        let settings = UpstreamSettings { ca: Some(listed), ..UpstreamSettings::default() };
+        let proxy = ProxyServer::new([route([url(&upstream, "localhost")], settings)]).start().await;
+        match expected {
+            None => assert_eq!(get(proxy).await.status(), 200),
+            Some(cause) => {
+                assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
+                assert!(upstream.has_no_more_requests());
+                let lines = log.lines();
+                assert!(lines.iter().any(|line| line.contains(cause)), "{cause}: {lines:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn non_tls_upstream_is_reported() {
     let plain = listen(|mut socket| async move {
