@@ -2,9 +2,10 @@
 
 #![cfg_attr(not(feature = "server"), allow(dead_code, reason = "the layer alone needs only some of these"))]
 
+use std::net::Ipv6Addr;
+
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap, HeaderName};
-use http::uri::Authority;
 
 /// The response header that carries the [`SessionEvent`](crate::session_event::SessionEvent).
 pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");
@@ -87,14 +88,70 @@ pub(crate) fn cookie_value<'h>(pair: &'h [u8], name: &str) -> Option<&'h [u8]> {
     Some(rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii())
 }
 
-/// Returns `true` if an authority contains userinfo, which HTTP does not allow (RFC 9110 section 4.2.4).
-pub(crate) fn has_userinfo(authority: &Authority) -> bool {
-    authority.as_str().contains('@')
+/// Returns `true` for a host with an optional port, without userinfo (RFC 9110 section 7.2, RFC 3986 section 3.2).
+///
+/// A port must be one of TCP. An empty host is valid in RFC 3986, but not for `http` and `https`.
+pub(crate) fn is_valid_host(host: &[u8]) -> bool {
+    let name_len = match host {
+        [b'[', literal @ ..] => ip_literal_len(literal).map_or(0, |len| len + 2),
+        _ => registered_name_len(host),
+    };
+    name_len > 0 && is_port_suffix(&host[name_len..])
+}
+
+/// Returns the length of the address before the closing bracket.
+fn ip_literal_len(literal: &[u8]) -> Option<usize> {
+    let len = memchr::memchr(b']', literal)?;
+    let address = str::from_utf8(&literal[..len]).ok()?;
+    (address.parse::<Ipv6Addr>().is_ok() || is_future_address(address)).then_some(len)
+}
+
+/// Returns `true` for an address of a version after IPv6 (`IPvFuture`).
+fn is_future_address(address: &str) -> bool {
+    let Some((version, address)) = address.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.'))
+    else {
+        return false;
+    };
+    let is_filled = !version.is_empty() && !address.is_empty();
+    is_filled
+        && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && address.bytes().all(|byte| byte == b':' || is_name_byte(byte))
+}
+
+/// Returns the length of the host name or IPv4 address at the start of `host`.
+///
+/// Percent-encoding is not accepted: `http` has no authorities with it.
+fn registered_name_len(host: &[u8]) -> usize {
+    host.iter().position(|&byte| !is_name_byte(byte)).unwrap_or(host.len())
+}
+
+/// Returns `true` for the characters that RFC 3986 calls `unreserved` and `sub-delims`.
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+}
+
+fn is_port_suffix(suffix: &[u8]) -> bool {
+    match suffix {
+        [] | [b':'] => true,
+        [b':', port @ ..] => {
+            port.iter().all(u8::is_ascii_digit)
+                && str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok())
+        }
+        _ => false,
+    }
+}
+
+/// Returns `true` if all characters of a header name are those of a token (RFC 9110 section 5.6.2).
+///
+/// The names that [`HeaderName`] takes from HTTP/2 may contain a quote too.
+pub(crate) fn is_token(name: &HeaderName) -> bool {
+    memchr::memchr(b'"', name.as_str().as_bytes()).is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use http::header::VARY;
+    use http::uri::Authority;
 
     use super::*;
 
@@ -125,5 +182,45 @@ mod tests {
         assert_eq!(cookie_value(b" a = b=c ", "a"), Some(b"b=c".as_slice()));
         assert_eq!(cookie_value(b"ab=1", "a"), None);
         assert_eq!(cookie_value(b"a", "a"), None);
+    }
+
+    /// C20: hosts that RFC 3986 does not allow.
+    #[test]
+    fn host_follows_the_grammar() {
+        let names = ["localhost", "a", "127.0.0.1", "APP.example.", "a_b", "a-b", "-.", "a!$&'()*+,;=~b"];
+        let literals = ["[::1]", "[2001:db8::192.0.2.1]", "[v1.a:b]", "[VF.~]"];
+        for name in names.iter().chain(&literals) {
+            for port in ["", ":", ":0", ":80", ":00080", ":65535"] {
+                let host = format!("{name}{port}");
+                assert!(is_valid_host(host.as_bytes()) && Authority::try_from(&*host).is_ok(), "{host}");
+            }
+            for port in
+                [":x", ":65536", ":99999", ":-1", ":+1", ": 80", ":80 ", ":80:80", "x]", "/", "?", "#", "@a"]
+            {
+                if port != "x]" || name.starts_with('[') {
+                    assert!(!is_valid_host(format!("{name}{port}").as_bytes()), "{name}{port}");
+                }
+            }
+        }
+        let invalid = [
+            "",
+            ":80",
+            "[",
+            "[]",
+            "[]:80",
+            "[zz]",
+            "[::1",
+            "::1",
+            "[::1%25eth0]",
+            "[127.0.0.1]",
+            "[v.a]",
+            "[v1.]",
+        ];
+        for host in invalid
+            .into_iter()
+            .chain(["u@h", "a b", "a/b", "a%2", "a%2Db", "%", "é", "a\\b", "a\"b", "<a>", "a,b@c", "a]"])
+        {
+            assert!(!is_valid_host(host.as_bytes()), "{host}");
+        }
     }
 }

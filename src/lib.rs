@@ -88,6 +88,8 @@
 pub mod client_info;
 pub mod client_share;
 pub mod clock;
+#[cfg(feature = "server")]
+mod http2_frames;
 mod http_headers;
 pub mod identity;
 pub mod layer;

@@ -92,6 +92,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.bearer",
     "routes.pass_authorization",
     "routes.encoded_slash",
+    "routes.get_body",
     "routes.connect_timeout",
     "routes.first_byte_timeout",
     "routes.idle_timeout",

@@ -83,8 +83,9 @@ impl Route {
                 .boolean("routes.pass_authorization")?
                 .unwrap_or(spec.pass_authorization),
             encoded_slash: table
-                .one_of("routes.encoded_slash", &ENCODED_SLASH)?
+                .one_of("routes.encoded_slash", &PASS_OR_REFUSE)?
                 .unwrap_or(spec.encoded_slash),
+            get_body: table.one_of("routes.get_body", &PASS_OR_REFUSE)?.unwrap_or(spec.get_body),
             connect_timeout: timeout("routes.connect_timeout", spec.connect_timeout)?,
             first_byte_timeout: timeout("routes.first_byte_timeout", spec.first_byte_timeout)?,
             idle_timeout: timeout("routes.idle_timeout", spec.idle_timeout)?,
@@ -197,8 +198,8 @@ fn upgrade(text: &str) -> Result<String, String> {
 const AUTH: [(&str, RouteAuth); 3] =
     [("required", RouteAuth::Required), ("optional", RouteAuth::Optional), ("none", RouteAuth::None)];
 
-/// Policy for `%2f` in paths.
-const ENCODED_SLASH: [(&str, bool); 2] = [("pass", true), ("refuse", false)];
+/// Policies for `%2f` in paths, and for bodies that have no meaning.
+const PASS_OR_REFUSE: [(&str, bool); 2] = [("pass", true), ("refuse", false)];
 
 const EXPECTED_SIZE: &str = "expected a size such as 512KiB or 2MiB; remove the key for no limit";
 

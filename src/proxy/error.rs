@@ -24,6 +24,9 @@ pub enum ProxyError {
     /// The client disconnected within the body, or its framing is invalid.
     #[error("The request's body ended too early.")]
     BodyIncomplete(#[source] BoxError),
+    /// The route refuses bodies of methods that give them no meaning.
+    #[error("A request with this method must not have a body here.")]
+    BodyNotAllowed,
     /// The client sent no data of the body within the idle timeout.
     #[error("The request's body did not arrive in time.")]
     BodyTimeout,
@@ -89,6 +92,7 @@ impl ProxyError {
             Self::BadHost => (StatusCode::BAD_REQUEST, "bad_host"),
             Self::BadPath(_) => (StatusCode::BAD_REQUEST, "bad_path"),
             Self::BodyIncomplete(_) => (StatusCode::BAD_REQUEST, "body_incomplete"),
+            Self::BodyNotAllowed => (StatusCode::BAD_REQUEST, "body_not_allowed"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::CodingUnknown => (StatusCode::NOT_IMPLEMENTED, "coding_unknown"),

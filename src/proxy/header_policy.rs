@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, SET_COOKIE};
-use http::uri::Authority;
 use http::{HeaderValue, Method};
 
 use super::error::ProxyError;
@@ -12,7 +11,7 @@ use super::hop_by_hop;
 use super::reserved_headers::{RESERVED_RESPONSE_HEADERS, ReservedHeaders, eq_cgi_name};
 use super::route_error::RouteError;
 use super::route_spec::RouteSpec;
-use crate::http_headers::has_userinfo;
+use crate::http_headers::is_valid_host;
 
 /// The methods that a route allows.
 #[derive(Debug)]
@@ -139,8 +138,7 @@ fn check_any_header(name: &HeaderName) -> Result<(), Reason> {
 }
 
 fn check_host(value: &HeaderValue) -> Result<(), Reason> {
-    let host = Authority::try_from(value.as_bytes()).ok().filter(|host| !has_userinfo(host));
-    reject_if(host.is_none(), "its value must be a host such as app.internal:8080")
+    reject_if(!is_valid_host(value.as_bytes()), "its value must be a host such as app.internal:8080")
 }
 
 fn check_unique<'a>(names: impl Iterator<Item = &'a HeaderName>, name: &HeaderName) -> Result<(), Reason> {

@@ -1,21 +1,28 @@
 //! Hop-by-hop headers, which apply to a single connection (RFC 9110, section 7.6.1).
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TE};
 
-use super::reserved_headers::remove_matching;
+use super::reserved_headers::{eq_cgi_name, remove_matching};
 use crate::http_headers;
 
-/// Removes the hop-by-hop headers and every header that `Connection` nominates.
+/// Removes the hop-by-hop headers, other spellings of `Content-Length`, and every header that `Connection` nominates.
 pub(super) fn remove(headers: &mut HeaderMap) {
     for name in connection_headers(headers) {
         headers.remove(name);
     }
-    remove_matching(headers, |name| is_hop_by_hop(name.as_str()));
+    remove_matching(headers, |name| *name != CONTENT_LENGTH && is_framing(name.as_str()));
 }
 
-/// Returns `true` for a lower-case name that is hop-by-hop even if `Connection` does not nominate it.
+/// Returns `true` for a name that is hop-by-hop even if `Connection` does not nominate it.
+///
+/// CGI-like applications read `Transfer_Encoding` as the same name, so every spelling counts.
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    HOP_BY_HOP.contains(&name)
+    HOP_BY_HOP.iter().any(|hop_by_hop| eq_cgi_name(hop_by_hop, name))
+}
+
+/// Returns `true` for a name that is hop-by-hop or `Content-Length`, in any spelling.
+pub(super) fn is_framing(name: &str) -> bool {
+    is_hop_by_hop(name) || eq_cgi_name("content-length", name)
 }
 
 /// Returns `true` if `TE` accepts trailers. No other `TE` member applies beyond this hop.

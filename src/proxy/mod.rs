@@ -35,6 +35,9 @@
 //! - A bare line feed ends a line. It is forwarded as CR LF.
 //! - Next to `Transfer-Encoding: chunked`, `Content-Length` is removed. So are chunk extensions. An upstream
 //!   connection that sent both headers is not reused.
+//! - An empty body is forwarded as none. Any other body of `GET`, `HEAD`, `DELETE` or `OPTIONS` goes to an HTTP/1.1
+//!   upstream on a connection of its own, with `Connection: close` ([`empty_body`]).
+//! - Other spellings of framing headers, such as `Transfer_Encoding`, are not forwarded.
 //! - Any other transfer coding is rejected with 501, or 502 in a response, since hyper does not decode it.
 //! - A `Content-Length` that is repeated or has leading zeros is forwarded as one canonical number.
 //! - Interim responses are not forwarded. The gateway sends `100 Continue` itself when the body is read.
@@ -95,6 +98,7 @@
 
 mod content_length;
 mod cookies;
+mod empty_body;
 mod error;
 mod forwarded;
 mod header_edits;
@@ -105,6 +109,7 @@ mod identity_headers;
 mod idle_timer;
 mod long_lived;
 mod path;
+mod prefixed_body;
 mod request;
 mod request_body;
 mod request_head;

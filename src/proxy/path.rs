@@ -29,6 +29,9 @@ pub enum BadPath {
     /// The path does not begin with a slash.
     #[error("the path does not begin with `/`")]
     NotAbsolute,
+    /// A character of a request's path that is not ASCII and not percent-encoded (RFC 3986, section 3.3).
+    #[error("the path contains a character that is not percent-encoded")]
+    NotAscii,
 }
 
 /// Checks that a path, without its query, is in normal form.

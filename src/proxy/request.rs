@@ -1,18 +1,19 @@
 //! The request as it is sent to an upstream.
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Version, request};
 
+use super::empty_body::is_bodiless;
 use super::error::ProxyError;
 use super::forwarded::Forwarded;
 use super::header_writer::HeaderWriter;
-use super::request_head::{ControlData, RequestHead};
+use super::request_head::{ConnectionReuse, ControlData, RequestHead};
 use super::routes::Route;
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::{content_length, hop_by_hop};
-use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, has_userinfo, split_list};
+use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, is_valid_host, split_list};
 use crate::identity::Identity;
 
 /// The headers that need special handling and are present in a request.
@@ -55,6 +56,7 @@ pub(super) struct UpstreamRequest<'r> {
     connection_headers: Vec<HeaderName>,
     accepts_trailers: bool,
     upgrade: Option<HeaderValue>,
+    reuse: ConnectionReuse,
     identity: Option<&'r Identity>,
     /// Token in the user's name for this upstream.
     authorization: Option<HeaderValue>,
@@ -69,6 +71,7 @@ impl<'r> UpstreamRequest<'r> {
         identity: Option<&'r Identity>,
         flags: &HeaderFlags,
         upgrade: Option<&Upgrade>,
+        has_body: bool,
     ) -> Result<Self, ProxyError> {
         let host = client_host(parts)?;
         let target = route.target(&parts.uri)?;
@@ -89,6 +92,7 @@ impl<'r> UpstreamRequest<'r> {
             connection_headers,
             accepts_trailers: flags.te && hop_by_hop::accepts_trailers(&parts.headers),
             upgrade: upgrade.and_then(Upgrade::header_value),
+            reuse: connection_reuse(parts, route, has_body),
             identity,
             authorization: authorization(route, settings, identity),
             parts,
@@ -101,11 +105,11 @@ impl<'r> UpstreamRequest<'r> {
     fn is_forwarded(&self, name: &HeaderName) -> bool {
         let is_end_to_end = match name.as_str() {
             // Generated for the upstream connection.
-            "content-length" | "cookie" | "host" => false,
+            "cookie" | "host" => false,
             // hyper sends `100 Continue` itself when the body is read.
             "expect" => false,
             "authorization" => self.route.spec.pass_authorization && !self.replaces_authorization(),
-            name => !hop_by_hop::is_hop_by_hop(name) && !self.route.request_headers.reserved.contains(name),
+            name => !hop_by_hop::is_framing(name) && !self.route.request_headers.reserved.contains(name),
         };
         is_end_to_end
             && !self.route.request_headers.edits.affects(name)
@@ -142,6 +146,7 @@ impl RequestHead for UpstreamRequest<'_> {
             host: self.host.as_ref(),
             upgrade: self.upgrade.as_ref(),
             accepts_trailers: self.accepts_trailers,
+            reuse: self.reuse,
         }
     }
 
@@ -178,6 +183,27 @@ impl RequestHead for UpstreamRequest<'_> {
     }
 }
 
+/// Decides with which other requests a request may share its connection.
+fn connection_reuse(parts: &request::Parts, route: &Route, has_body: bool) -> ConnectionReuse {
+    let mut credentials = parts.headers.get_all(AUTHORIZATION).iter();
+    if route.spec.pass_authorization && credentials.any(authenticates_connection) {
+        ConnectionReuse::None
+    } else if has_body && is_bodiless(&parts.method) {
+        ConnectionReuse::Http2
+    } else {
+        ConnectionReuse::Any
+    }
+}
+
+/// Returns `true` for credentials that authenticate the connection, and so all later requests on it
+/// (RFC 4559, section 6).
+fn authenticates_connection(credentials: &HeaderValue) -> bool {
+    let scheme = credentials.as_bytes().trim_ascii_start().split(|byte| !byte.is_ascii_alphanumeric()).next();
+    CONNECTION_AUTH_SCHEMES.iter().any(|name| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(name)))
+}
+
+const CONNECTION_AUTH_SCHEMES: [&[u8]; 4] = [b"kerberos", b"nego2", b"negotiate", b"ntlm"];
+
 fn accepts_events(accept: &HeaderValue) -> bool {
     let mut media_types = split_list(accept.as_bytes());
     media_types.any(|media_type| {
@@ -197,16 +223,11 @@ fn authorization(route: &Route, settings: &ProxySettings, user: Option<&Identity
 /// The authority of an absolute-form target takes precedence over `Host` (RFC 9112, section 3.2.2).
 fn client_host(parts: &request::Parts) -> Result<Option<HeaderValue>, ProxyError> {
     let mut lines = parts.headers.get_all(HOST).iter();
-    let is_valid = |authority: &Authority| !has_userinfo(authority);
     match (parts.uri.authority(), lines.next(), lines.next()) {
-        (Some(authority), _, None) if is_valid(authority) => {
+        (Some(authority), _, None) if is_valid_host(authority.as_str().as_bytes()) => {
             HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ProxyError::BadHost)
         }
-        (None, Some(host), None)
-            if Authority::try_from(host.as_bytes()).is_ok_and(|host| is_valid(&host)) =>
-        {
-            Ok(Some(host.clone()))
-        }
+        (None, Some(host), None) if is_valid_host(host.as_bytes()) => Ok(Some(host.clone())),
         (None, None, _) if parts.version < Version::HTTP_11 => Ok(None),
         _ => Err(ProxyError::BadHost),
     }
@@ -268,7 +289,8 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let mut headers = HeaderMap::new();
             let flags = HeaderFlags::scan(&parts.headers);
-            let request = UpstreamRequest::new(&parts, route.route(), &settings, None, &flags, None).unwrap();
+            let request =
+                UpstreamRequest::new(&parts, route.route(), &settings, None, &flags, None, false).unwrap();
             request.write_headers(&mut headers);
             let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|line| line.to_str().unwrap()).collect();
             assert_eq!(sent, Vec::from_iter(Some(joined).filter(|joined| !joined.is_empty())));

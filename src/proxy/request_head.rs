@@ -31,4 +31,14 @@ pub(super) struct ControlData<'a> {
     pub(super) upgrade: Option<&'a HeaderValue>,
     /// True if the client accepts trailers after the response body (`TE: trailers`).
     pub(super) accepts_trailers: bool,
+    pub(super) reuse: ConnectionReuse,
+}
+
+/// The connections that a request may share with other requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionReuse {
+    Any,
+    /// HTTP/2 connections, where the end of a request is certain.
+    Http2,
+    None,
 }

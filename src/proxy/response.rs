@@ -1,18 +1,21 @@
 //! The response as it is sent to the client.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{ALT_SVC, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
+use hyper::ext::ReasonPhrase;
 
 use super::reserved_headers::{RESERVED_RESPONSE_HEADERS, remove_reserved_response_headers};
 use super::routes::Route;
 use super::settings::ProxySettings;
+use super::upstream::EMPTY_REASON;
 use super::{content_length, hop_by_hop};
 use crate::http_headers;
 
 /// Rewrites the head of an upstream's response.
 ///
-/// Removes hop-by-hop headers, reserved headers and reserved cookies, applies the route's edits and adds
-/// `Via`.
+/// Removes hop-by-hop headers, reserved headers, reserved cookies and `Alt-Svc`, applies the route's edits and
+/// adds `Via`. With `Alt-Svc` (RFC 7838) browsers would send their requests, with the gateway's cookies, past the
+/// gateway.
 pub(super) fn prepare_response<B>(
     response: Response<B>,
     route: &Route,
@@ -28,12 +31,17 @@ pub(super) fn prepare_response<B>(
     if headers.keys().any(|name| needs_filtering(name.as_str())) {
         remove_reserved_response_headers(headers);
         settings.reserved_cookies.remove_from_response(headers);
+        headers.remove(ALT_SVC);
         filter_clear_site_data(headers);
     }
     if let Some(edits) = &route.response_edits {
         edits.apply(headers);
     }
     settings.via.write_to(parts.version, headers);
+    if parts.status.canonical_reason().is_none() && parts.extensions.get::<ReasonPhrase>().is_none() {
+        // hyper would write `<none>`.
+        parts.extensions.insert(EMPTY_REASON);
+    }
     // The version belongs to the connection, not to the message.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, body)
@@ -41,8 +49,7 @@ pub(super) fn prepare_response<B>(
 
 /// Returns `true` for a header that the filters below may remove. Most responses have none.
 fn needs_filtering(name: &str) -> bool {
-    name == "set-cookie"
-        || name == "clear-site-data"
+    matches!(name, "set-cookie" | "clear-site-data" | "alt-svc")
         || RESERVED_RESPONSE_HEADERS.iter().any(|reserved| reserved.as_str() == name)
 }
 
@@ -81,7 +88,7 @@ mod tests {
 
     #[test]
     fn all_filtered_headers_trigger_the_filter() {
-        for name in RESERVED_RESPONSE_HEADERS.iter().chain([&CLEAR_SITE_DATA]) {
+        for name in RESERVED_RESPONSE_HEADERS.iter().chain([&CLEAR_SITE_DATA, &ALT_SVC]) {
             assert!(needs_filtering(name.as_str()), "{name}");
         }
     }

@@ -39,6 +39,9 @@ pub struct RouteSpec {
     pub pass_authorization: bool,
     /// True if paths may contain an encoded slash (`%2f`).
     pub encoded_slash: bool,
+    /// True if `GET`, `HEAD`, `DELETE` and `OPTIONS` requests may have a body. Each one has an HTTP/1.1 connection of
+    /// its own, since an upstream that ignores the body could read it as the next request.
+    pub get_body: bool,
     /// Headers that carry the user's identity to the upstreams. Those of any route are removed from client
     /// requests on all routes.
     pub identity: IdentityHeaders,
@@ -77,6 +80,7 @@ impl RouteSpec {
             strip_prefix: false,
             pass_authorization: false,
             encoded_slash: false,
+            get_body: true,
             identity: IdentityHeaders::default(),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

@@ -66,6 +66,9 @@ impl Routes {
     /// [`BadPath`] if the path is not in normal form. Paths without a route are checked too.
     pub fn find(&self, uri: &Uri) -> Result<Option<MatchedRoute>, BadPath> {
         let path = uri.path();
+        if !path.is_ascii() {
+            return Err(BadPath::NotAscii);
+        }
         let found =
             self.routes.iter().find(|route| path::prefix_length(&route.normalized_path, path).is_some());
         path::check(path, found.is_some_and(|route| route.spec.encoded_slash))?;

@@ -10,12 +10,13 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, request};
+use http::{Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use http_body_util::Either;
 use tower_service::Service;
 
 use super::cookies::ReservedCookies;
+use super::empty_body;
 use super::error::ProxyError;
 use super::long_lived::{LongLivedStreams, bind_event_stream, is_event_stream};
 use super::request::{HeaderFlags, UpstreamRequest};
@@ -133,19 +134,21 @@ impl Inner {
         body: Body,
     ) -> Result<Response<Body>, ProxyError> {
         let flags = HeaderFlags::scan(&parts.headers);
+        self.authorize(route, parts, &flags)?;
+        let body = check_body(route, &parts.method, body).await?;
         let has_body = !body.is_end_stream();
         let upgrade =
             if flags.upgrade { Upgrade::from_request(parts, has_body, &route.spec.upgrades) } else { None };
         let identity = parts.extensions.get::<Identity>();
-        self.authorize(route, parts, &flags, identity)?;
         let session = identity.map(|identity| identity.session);
         let (body, mut progress) = self.wrap_body(route, body, session)?;
-        let request = UpstreamRequest::new(parts, route, &self.settings, identity, &flags, upgrade.as_ref())?;
+        let request =
+            UpstreamRequest::new(parts, route, &self.settings, identity, &flags, upgrade.as_ref(), has_body)?;
         let (response, lease) =
             upstream::send(&self.pool, &route.upstreams, route.timeouts, &request, body, &mut progress)
                 .await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            self.start_tunnel(response, route, session, upgrade)
+            self.start_tunnel(response, route, session, upgrade.filter(|_| progress.is_finished()))
         } else {
             Ok(self.stream(response, route, session, lease, progress))
         }
@@ -216,8 +219,8 @@ impl Inner {
         route: &Route,
         parts: &request::Parts,
         flags: &HeaderFlags,
-        identity: Option<&Identity>,
     ) -> Result<(), ProxyError> {
+        let identity = parts.extensions.get::<Identity>();
         route.methods.check(&parts.method)?;
         if flags.via && self.settings.via.has_looped(&parts.headers) {
             return Err(ProxyError::LoopDetected);
@@ -226,6 +229,20 @@ impl Inner {
         let has_role = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
         if roles.is_empty() || identity.is_some_and(has_role) { Ok(()) } else { Err(ProxyError::Forbidden) }
     }
+}
+
+/// Checks the body of a request whose method gives it no meaning, and replaces an empty one by none.
+async fn check_body(route: &Route, method: &Method, body: Body) -> Result<Body, ProxyError> {
+    let body = if empty_body::may_be_empty(&body, method) {
+        // Boxed: the future is large, and most requests do not need it.
+        Box::pin(empty_body::resolve(body, route.spec.idle_timeout)).await?
+    } else {
+        body
+    };
+    if !route.spec.get_body && empty_body::is_bodiless(method) && !body.is_end_stream() {
+        return Err(ProxyError::BodyNotAllowed);
+    }
+    Ok(body)
 }
 
 fn error_response(error: ProxyError, route: Option<&MatchedRoute>) -> Response<Body> {

@@ -10,7 +10,7 @@ use http::{Method, Uri};
 use uuid::Uuid;
 
 use super::header_writer::HeaderWriter;
-use super::request_head::{ControlData, RequestHead};
+use super::request_head::{ConnectionReuse, ControlData, RequestHead};
 use crate::client_share::{ClientCounts, ClientShare};
 use crate::identity::SessionId;
 use crate::request_context::{RequestContext, RequestId};
@@ -72,12 +72,14 @@ pub(super) struct TestHead {
     pub(super) method: Method,
     pub(super) upgrade: Option<HeaderValue>,
     pub(super) accepts_trailers: bool,
+    pub(super) reuse: ConnectionReuse,
 }
 
 impl TestHead {
     /// A `GET` request.
     pub(super) fn get(upgrade: Option<&'static str>, accepts_trailers: bool) -> Self {
-        Self { method: Method::GET, upgrade: upgrade.map(HeaderValue::from_static), accepts_trailers }
+        let upgrade = upgrade.map(HeaderValue::from_static);
+        Self { method: Method::GET, upgrade, accepts_trailers, reuse: ConnectionReuse::Any }
     }
 }
 
@@ -90,6 +92,7 @@ impl RequestHead for TestHead {
             host: None,
             upgrade: self.upgrade.as_ref(),
             accepts_trailers: self.accepts_trailers,
+            reuse: self.reuse,
         }
     }
 

@@ -6,6 +6,7 @@ use super::hop_by_hop;
 use super::reserved_headers::{
     ReservedHeaders, eq_cgi_name, remove_matching, remove_reserved_response_headers,
 };
+use crate::http_headers::is_token;
 
 /// Removes the fields that a trailer section must not contain.
 ///
@@ -15,13 +16,16 @@ pub(super) fn sanitize(trailers: &mut HeaderMap, reserved: &ReservedHeaders) {
     hop_by_hop::remove(trailers);
     reserved.remove_from(trailers);
     remove_reserved_response_headers(trailers);
-    remove_matching(trailers, |name| FORBIDDEN.iter().any(|field| eq_cgi_name(field, name.as_str())));
+    remove_matching(trailers, |name| {
+        !is_token(name) || FORBIDDEN.iter().any(|field| eq_cgi_name(field, name.as_str()))
+    });
 }
 
 /// Fields that are not allowed in trailers, because they control framing, routing, authentication or the
 /// processing of the message (RFC 9110, section 6.5.1), or because only the gateway sets them.
-const FORBIDDEN: [&str; 31] = [
+const FORBIDDEN: [&str; 32] = [
     "age",
+    "alt-svc",
     "authorization",
     "cache-control",
     "clear-site-data",

@@ -47,12 +47,13 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// Returns the upgrade of a request, or `None` if there is none that `allowed` contains.
     ///
-    /// A server may ignore `Upgrade`, so such a request is forwarded without the header.
+    /// A server may ignore `Upgrade`, so such a request is forwarded without the header. A request with a body can be
+    /// upgraded once it has been sent (RFC 9110, section 7.8), but not to WebSocket.
     pub(super) fn from_request(parts: &mut Parts, has_body: bool, allowed: &[String]) -> Option<Self> {
-        if parts.version != Version::HTTP_11 || has_body || !is_upgrade_request(&parts.headers) {
+        if parts.version != Version::HTTP_11 || !is_upgrade_request(&parts.headers) {
             return None;
         }
-        let key = handshake_key(parts);
+        let key = handshake_key(parts).filter(|_| !has_body);
         let offered = http_headers::list_elements(&parts.headers, &UPGRADE)
             .filter_map(|protocol| str::from_utf8(protocol).ok());
         let is_allowed = |protocol: &&str| {

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use super::admission::{self, Limit};
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, ConnectionState, Phase};
-use super::header_block::HeaderBlockMeter;
+use super::http2_input::Http2Input;
 
 /// Stream of a connection that records its progress and carries out close requests.
 pub(super) struct MonitoredIo {
@@ -36,8 +36,7 @@ pub(super) struct MonitoredIo {
     is_detached: bool,
     /// Number of bytes received of a head that is not complete.
     head_len: usize,
-    /// Measures unfinished heads with HTTP/2.
-    header_block: HeaderBlockMeter,
+    http2_input: Http2Input,
     /// Number of bytes that may still be read and discarded before the socket is closed.
     linger_budget: usize,
 }
@@ -56,7 +55,7 @@ impl MonitoredIo {
             unread: Bytes::new(),
             is_detached: false,
             head_len: 0,
-            header_block: HeaderBlockMeter::new(HTTP2_PREFACE.len()),
+            http2_input: Http2Input::new(HTTP2_PREFACE.len()),
             linger_budget: MAX_LINGER_BYTES,
         }
     }
@@ -102,7 +101,7 @@ impl MonitoredIo {
     }
 
     /// Records that bytes were read. Fails if they are part of a head, and too many heads are unfinished.
-    fn record_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn record_read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         if self.state().is_http2() {
             return self.record_http2_read(bytes);
         }
@@ -117,8 +116,8 @@ impl MonitoredIo {
         self.reserve_head(self.head_len)
     }
 
-    fn record_http2_read(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let block_len = self.header_block.record(bytes);
+    fn record_http2_read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let block_len = self.http2_input.record(bytes);
         if block_len == 0 {
             self.context.release_head();
             return Ok(());
@@ -264,15 +263,14 @@ impl AsyncRead for MonitoredIo {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check_abort()?;
+        let len_before = buffer.filled().len();
         if !this.unread.is_empty() {
             let len = this.unread.len().min(buffer.remaining());
-            let bytes = this.unread.split_to(len);
-            buffer.put_slice(&bytes);
-            return Poll::Ready(this.record_read(&bytes));
+            buffer.put_slice(&this.unread.split_to(len));
+            return Poll::Ready(this.record_read(&mut buffer.filled_mut()[len_before..]));
         }
-        let len_before = buffer.filled().len();
         if this.stream.poll_read(cx, buffer)?.is_ready() {
-            let received = &buffer.filled()[len_before..];
+            let received = &mut buffer.filled_mut()[len_before..];
             if !received.is_empty() {
                 return Poll::Ready(this.record_read(received));
             }

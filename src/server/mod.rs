@@ -81,6 +81,7 @@ mod connection_state;
 mod extensions;
 mod header_block;
 mod http2_executor;
+mod http2_input;
 mod http_builders;
 mod http_service;
 mod io;

@@ -16,6 +16,8 @@ pub fn overloaded_response() -> Response<Body> {
 /// Reason for a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RejectReason {
+    /// The name of a header field is not a token.
+    BadFieldName,
     /// `Host` is missing, repeated or invalid, or differs from `:authority`.
     BadHost,
     /// The limit on connections or on requests in flight is reached.
@@ -29,7 +31,7 @@ pub(super) enum RejectReason {
 impl RejectReason {
     fn status(self) -> StatusCode {
         match self {
-            Self::BadHost => StatusCode::BAD_REQUEST,
+            Self::BadFieldName | Self::BadHost => StatusCode::BAD_REQUEST,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -38,6 +40,7 @@ impl RejectReason {
 
     fn problem(self) -> Problem {
         let (code, detail) = match self {
+            Self::BadFieldName => ("bad_field_name", "The name of a header field is malformed."),
             Self::BadHost => ("bad_host", "The Host header is missing, repeated or malformed."),
             Self::Overloaded => ("overloaded", "The server is overloaded."),
             Self::TooManyFields => ("too_many_header_fields", "The request has too many header fields."),

@@ -9,7 +9,7 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -28,6 +28,7 @@ use super::reject::RejectReason;
 use super::request_body::RequestBody;
 use super::request_head::check_and_normalize;
 use super::request_place::RequestPlace;
+use crate::http_headers;
 use crate::response_abort::ResponseAbortHandle;
 
 /// Service of one connection.
@@ -42,7 +43,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let in_flight = InFlightRequest::new(&self.context);
+        let in_flight = InFlightRequest::new(&self.context, request.version());
         let state = &self.context.state;
         // hyper inserts `OnUpgrade` into requests that ask for an upgrade.
         let is_upgrade = request.extensions().get::<OnUpgrade>().is_some() && !state.is_http2();
@@ -163,14 +164,17 @@ struct InFlightRequest {
     place: Option<Arc<RequestPlace>>,
     /// True if the request counts against the limit of open requests.
     is_open: bool,
+    is_http10: bool,
     is_upgraded: bool,
 }
 
 impl InFlightRequest {
-    fn new(context: &Arc<ConnectionContext>) -> Self {
+    fn new(context: &Arc<ConnectionContext>, version: Version) -> Self {
         context.release_head();
         context.state.request_started();
-        Self { context: Arc::clone(context), held: None, place: None, is_open: false, is_upgraded: false }
+        let is_http10 = version == Version::HTTP_10;
+        let context = Arc::clone(context);
+        Self { context, held: None, place: None, is_open: false, is_http10, is_upgraded: false }
     }
 
     /// Calls the service, unless there is no place for the request or its head is invalid.
@@ -234,14 +238,20 @@ impl InFlightRequest {
         if let Some(handle) = response.extensions_mut().remove() {
             self.register_abort(&handle);
         }
+        let ends_with_connection = self.is_http10 && response.body().size_hint().exact().is_none();
         let headers = response.headers_mut();
         if self.context.is_tls && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
             headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
         }
         // HTTP/2 connections send a GOAWAY instead.
         let state = &self.context.state;
-        if state.is_close_requested(CloseMode::Drain) && !state.is_http2() {
+        let is_draining = state.is_close_requested(CloseMode::Drain) && !state.is_http2();
+        if is_draining || ends_with_connection {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.is_http10 && http_headers::list_contains(headers, &CONNECTION, "close") {
+            // In a response of version 1.1 hyper would replace it with `keep-alive` on request.
+            *response.version_mut() = Version::HTTP_10;
         }
     }
 

@@ -1115,6 +1115,7 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("bearer = 'reports'\nauth = 'none'", "there is no user to issue a token for"),
     ("bearer = 'reports'\npass_authorization = true", "keep one of them"),
     ("encoded_slash = 'decode'", "expected one of pass, refuse"),
+    ("get_body = 'ignore'", "expected one of pass, refuse"),
     ("connect_timeout = '0s'", "routes.connect_timeout = \"0s\" in ./sekisho.toml"),
     ("first_byte_timeout = 60", "expected a duration"),
     ("idle_timeout = 'never'", "expected a duration"),

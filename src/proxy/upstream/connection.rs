@@ -1,5 +1,7 @@
 //! A connection to an upstream, of either HTTP version.
 
+use std::error::Error as _;
+
 use axum_core::BoxError;
 use axum_core::body::Body;
 use http::header::{CONTENT_LENGTH, TE};
@@ -10,11 +12,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 
 use super::dns::PeerAddr;
-use super::http1::{Http1Body, Http1Connection, Http1Error, RequestWriter};
+use super::http1::{DroppedField, Http1Body, Http1Connection, Http1Error, RequestWriter};
 use super::http2::{Http2Stream, StreamSlot};
 use super::origin::Origin;
+use super::resend::{ResendHandle, record};
+use crate::http_headers::is_token;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::request_head::{ControlData, RequestHead};
+use crate::proxy::reserved_headers::remove_matching;
 use crate::proxy::stream_error::UploadErrorKind;
 
 /// A connection that can carry one HTTP/1.1 request, or one stream of a shared HTTP/2 connection.
@@ -31,8 +36,16 @@ pub(super) enum SendError {
         /// True if a byte of the response may have been received.
         has_response_bytes: bool,
     },
-    /// The request was not sent. It can be sent again on another connection.
+    /// The request was not sent over HTTP/1.1. It can be sent again on another connection.
     NotSent,
+    /// An HTTP/2 upstream has certainly not processed the request (RFC 9113, section 8.7).
+    Refused {
+        error: BoxError,
+        /// True if the connection has ended, so that the request needs another one.
+        is_connection: bool,
+        /// True if the request can be sent again. Otherwise its body is too large to have been kept.
+        is_resendable: bool,
+    },
     /// The response, or the upstream's reading of the request body, took too long.
     Timeout,
     /// The request body could not be sent to its end.
@@ -98,18 +111,51 @@ async fn send_http2(
     let Some((body, length)) = writer.take_body() else {
         return Err(SendError::without_response_bytes("the upstream has switched from HTTP/1.1 to HTTP/2"));
     };
+    let (body, resend) = if length == BodyLength::Empty {
+        (body, None)
+    } else {
+        let (body, resend) = record(body);
+        (Body::new(body), Some(resend))
+    };
     match http2.try_send_request(http2_request(head, body, length, origin)).await {
-        Ok(response) => Ok(response.map(Either::Right)),
-        Err(mut error) => Err(match error.take_message() {
-            Some(request) => {
-                writer.restore_body(request.into_body());
-                SendError::NotSent
+        Ok(response) => Ok(without_invalid_fields(response).map(Either::Right)),
+        Err(error) => {
+            let is_unsent = error.message().is_some();
+            let error = error.into_error();
+            let cause = error.source().and_then(|source| source.downcast_ref());
+            let is_connection = is_unsent || cause.is_some_and(is_goaway);
+            if !is_connection && !cause.is_some_and(is_refused_stream) {
+                // A stream's response begins with its head, which would not be an error. Other bytes on the
+                // connection belong to other streams.
+                return Err(SendError::without_response_bytes(error));
             }
-            // A stream's response begins with its head, which would not be an error. Other bytes on the
-            // connection belong to other streams.
-            None => SendError::without_response_bytes(error.into_error()),
-        }),
+            let body = resend.map_or_else(|| Some(Body::empty()), ResendHandle::take_body);
+            let is_resendable = body.is_some();
+            writer.restore_body(body.unwrap_or_default());
+            Err(SendError::Refused { error: error.into(), is_connection, is_resendable })
+        }
     }
+}
+
+/// Drops the fields whose names are no tokens, as the HTTP/1.1 client does.
+fn without_invalid_fields<B>(mut response: Response<B>) -> Response<B> {
+    if let Some(name) = response.headers().keys().find(|name| !is_token(name)).cloned() {
+        remove_matching(response.headers_mut(), |name| !is_token(name));
+        response.extensions_mut().insert(DroppedField(name.to_string()));
+    }
+    response
+}
+
+/// Returns `true` if a GOAWAY of the upstream excludes the request.
+///
+/// h2 reports a GOAWAY only to the streams above the last one that the upstream will process, and to
+/// requests for which no stream was opened.
+fn is_goaway(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_go_away()
+}
+
+fn is_refused_stream(error: &h2::Error) -> bool {
+    error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
 /// Builds an HTTP/2 request (RFC 9113, sections 8.2.2 and 8.3.1): `:authority` replaces `Host`, and there are

@@ -15,7 +15,7 @@ use super::http1::RequestWriter;
 use super::settings::HealthCheck;
 use super::upstream::Upstream;
 use crate::proxy::header_writer::HeaderWriter;
-use crate::proxy::request_head::{ControlData, RequestHead};
+use crate::proxy::request_head::{ConnectionReuse, ControlData, RequestHead};
 
 /// Checks the upstreams' health and updates their gauges until `owner` is dropped.
 ///
@@ -82,8 +82,14 @@ async fn probe(upstream: &Upstream, check: &HealthCheck) -> bool {
 
 impl RequestHead for HealthCheck {
     fn control_data(&self) -> ControlData<'_> {
-        let method = &Method::GET;
-        ControlData { method, target: &self.path, host: None, upgrade: None, accepts_trailers: false }
+        ControlData {
+            method: &Method::GET,
+            target: &self.path,
+            host: None,
+            upgrade: None,
+            accepts_trailers: false,
+            reuse: ConnectionReuse::Any,
+        }
     }
 
     fn write_headers(&self, to: &mut impl HeaderWriter) {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::dns::{DnsCache, PeerAddr};
 use super::http1::MaybeTlsStream;
+use super::http2_io::Http2Io;
 
 /// A connection in the pool.
 pub(super) struct Http2Connection {
@@ -45,12 +46,12 @@ struct Shared {
     connected_at: Instant,
 }
 
-type Driver = http2::Connection<TokioIo<MaybeTlsStream>, Body, TokioExecutor>;
+type Driver = http2::Connection<TokioIo<Http2Io>, Body, TokioExecutor>;
 
 impl Http2Stream {
     /// Starts HTTP/2 on a connection, which a task of the current runtime drives, and opens its first stream.
     pub(super) async fn connect(io: MaybeTlsStream, peer: PeerAddr) -> hyper::Result<Self> {
-        let (sender, driver) = builder().handshake(TokioIo::new(io)).await?;
+        let (sender, driver) = builder().handshake(TokioIo::new(Http2Io::new(io))).await?;
         let driver = Arc::new(Mutex::new(driver));
         let shared = Arc::new(Shared {
             open_streams: AtomicUsize::new(0),

@@ -24,10 +24,14 @@
 //!
 //! # Retries
 //!
-//! A request that the upstream may have seen is not sent again, with one exception: a `GET`, `HEAD` or
+//! A request that the upstream may have processed is not sent again, with one exception: a `GET`, `HEAD` or
 //! `OPTIONS` request without a body is retried once if a reused connection closes, or an HTTP/2 stream is
 //! reset, before the first byte of a response. Most likely the upstream closed the idle connection at that
-//! moment, or refused the stream.
+//! moment.
+//!
+//! A request that an HTTP/2 upstream has refused is sent again with any method (RFC 9113, section 8.7), and
+//! is no failure of the upstream: the stream was reset with `REFUSED_STREAM`, or is above the last stream of a
+//! GOAWAY. nginx sends one after each 1,000 requests. `resend.rs` keeps the first 64 KiB of the body for it.
 //!
 //! # Timeouts
 //!
@@ -53,11 +57,13 @@ mod error;
 mod health_check;
 mod http1;
 mod http2;
+mod http2_io;
 mod lease;
 mod metrics;
 mod origin;
 mod permit;
 mod pool;
+mod resend;
 mod send;
 mod settings;
 #[cfg(test)]
@@ -73,7 +79,7 @@ pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};
 pub(super) use self::balancer::LoadBalancer;
 pub(super) use self::connection::UpstreamBody;
 pub(super) use self::health_check::run_health_checks;
-pub(super) use self::http1::UpgradedConnection;
+pub(super) use self::http1::{EMPTY_REASON, UpgradedConnection};
 pub(super) use self::lease::Lease;
 pub(super) use self::pool::Pool;
 pub(super) use self::send::send;

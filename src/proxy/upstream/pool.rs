@@ -14,6 +14,7 @@ use super::dns::PeerAddr;
 use super::http1::Http1Connection;
 use super::http2::{Http2Connection, Http2Stream};
 use super::upstream::Upstream;
+use crate::proxy::request_head::ConnectionReuse;
 
 /// Reusable connections, by upstream.
 #[derive(Default)]
@@ -54,13 +55,20 @@ impl Pool {
     pub(super) fn take(
         &self,
         upstream: &Upstream,
+        reuse: ConnectionReuse,
         is_stream: bool,
         now: Instant,
     ) -> Option<(Connection, DeadlineTimer)> {
+        if reuse == ConnectionReuse::None {
+            return None;
+        }
         let mut pool = self.lock();
         let slot = pool.by_upstream.get_mut(&upstream.id)?;
         if let Some(stream) = slot.open_stream(upstream, is_stream, now) {
             return Some((Connection::Http2(stream), DeadlineTimer::default()));
+        }
+        if reuse == ConnectionReuse::Http2 {
+            return None;
         }
         while let Some(mut idle) = slot.idle.pop() {
             if idle.is_usable(upstream, now) {

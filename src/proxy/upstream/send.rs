@@ -15,14 +15,14 @@ use super::concurrency::ConcurrencyLimit;
 use super::connect::ConnectError;
 use super::connection::{Connection, SendError, UpstreamBody};
 use super::deadline_timer::DeadlineTimer;
-use super::http1::RequestWriter;
+use super::http1::{DroppedField, RequestWriter};
 use super::lease::Lease;
 use super::permit::{Count, Permit};
 use super::pool::Pool;
 use super::settings::{UpstreamHttp, UpstreamTimeouts};
 use super::upstream::Upstream;
 use crate::proxy::error::ProxyError;
-use crate::proxy::request_head::RequestHead;
+use crate::proxy::request_head::{ConnectionReuse, RequestHead};
 use crate::proxy::stream_error::UploadErrorKind;
 use crate::proxy::upload_progress::{UploadProgress, UploadState};
 use crate::request_context::RequestContext;
@@ -40,9 +40,11 @@ pub(in crate::proxy) async fn send(
     progress: &mut UploadProgress,
 ) -> Result<(Response<UpstreamBody>, Lease), ProxyError> {
     let is_upgrade = head.control_data().upgrade.is_some();
+    let is_reusable = !is_upgrade && head.control_data().reuse == ConnectionReuse::Any;
     let mut writer = RequestWriter::new(body);
     let mut checkout = Checkout::new(pool, upstreams, timeouts, head);
-    let mut may_retry = head.control_data().method.is_safe() && progress.is_without_body();
+    let is_safe = head.control_data().method.is_safe() && progress.is_without_body();
+    let mut retries = Retries { is_safe, refusals: 0 };
     loop {
         let CheckedOut { mut connection, is_reused, mut permit, mut timer, start } =
             checkout.acquire().await?;
@@ -63,29 +65,96 @@ pub(in crate::proxy) async fn send(
             }
         };
         match result {
-            Ok(response) => {
-                accept_response(&mut permit, response.status(), is_upgrade)?;
-                let pool = (!is_upgrade).then(|| Arc::clone(pool));
+            Ok(mut response) => {
+                accept_response(&mut permit, &mut response, is_upgrade)?;
+                let pool = is_reusable.then(|| Arc::clone(pool));
                 return Ok((response, Lease { pool, permit, _slot: slot, peer, timer }));
             }
-            Err(SendError::NotSent) if is_reused => {}
-            Err(SendError::Connection { has_response_bytes: false, .. }) if is_reused && may_retry => {
-                upstream.metrics.retries.increment(1);
-                writer = RequestWriter::new(Body::empty());
-                may_retry = false;
-                // After one idle HTTP/1.1 connection was closed, the others probably were too. A closed
-                // HTTP/2 connection leaves the pool by itself.
-                checkout.may_reuse = is_http2;
+            Err(error) => {
+                let attempt = Attempt { upstream, is_reused, is_http2 };
+                let pause = retries.prepare(error, &attempt, &mut checkout, &mut writer);
+                let pause = pause.map_err(|error| error.into_proxy_error(upstream, progress))?;
+                if pause > Duration::ZERO {
+                    drop(permit);
+                    tokio::time::sleep(pause).await;
+                }
             }
-            Err(error) => return Err(error.into_proxy_error(upstream, progress)),
         }
     }
 }
 
+/// The remaining retries of a request.
+struct Retries {
+    /// True for a safe request without a body that was not retried yet.
+    is_safe: bool,
+    /// Number of times that the request was refused, or not sent on a new connection.
+    refusals: u32,
+}
+
+/// A failed attempt to send a request.
+struct Attempt<'a> {
+    upstream: &'a Upstream,
+    is_reused: bool,
+    is_http2: bool,
+}
+
+impl Retries {
+    /// Prepares another attempt after a failed one. Returns the time until then, or the error if the request may have
+    /// been processed, or was tried too often.
+    fn prepare(
+        &mut self,
+        error: SendError,
+        attempt: &Attempt<'_>,
+        checkout: &mut Checkout<'_>,
+        writer: &mut RequestWriter,
+    ) -> Result<Duration, SendError> {
+        match error {
+            SendError::NotSent if attempt.is_reused => return Ok(Duration::ZERO),
+            // The upstream closed the connection at once, as one that shuts down does.
+            SendError::NotSent if self.refusals == 0 => {
+                self.refusals = 1;
+                checkout.reset();
+            }
+            SendError::Connection { has_response_bytes: false, .. } if attempt.is_reused && self.is_safe => {
+                *writer = RequestWriter::new(Body::empty());
+                self.is_safe = false;
+                // After one idle HTTP/1.1 connection was closed, the others probably were too. A closed
+                // HTTP/2 connection leaves the pool by itself.
+                checkout.may_reuse = attempt.is_http2;
+            }
+            SendError::Refused { is_resendable: true, is_connection, .. } if self.refusals < MAX_REFUSALS => {
+                self.refusals += 1;
+                checkout.reset();
+                attempt.upstream.metrics.retries.increment(1);
+                return Ok(refusal_backoff(self.refusals, is_connection));
+            }
+            error => return Err(error),
+        }
+        attempt.upstream.metrics.retries.increment(1);
+        Ok(Duration::ZERO)
+    }
+}
+
+/// Returns the time before a request that was refused this many times is sent again.
+///
+/// It is zero the first time, and a few times more after a GOAWAY, when the request needs another connection.
+fn refusal_backoff(refusals: u32, is_connection: bool) -> Duration {
+    let immediate = if is_connection { 4 } else { 1 };
+    let factor = 2_u32.saturating_pow(refusals.saturating_sub(immediate)) - 1;
+    (REFUSAL_BACKOFF * factor).min(MAX_REFUSAL_BACKOFF)
+}
+
 /// Records a response head. Fails for a 101 response to a request without an upgrade.
-fn accept_response(permit: &mut Permit, status: StatusCode, is_upgrade: bool) -> Result<(), ProxyError> {
+fn accept_response(
+    permit: &mut Permit,
+    response: &mut Response<UpstreamBody>,
+    is_upgrade: bool,
+) -> Result<(), ProxyError> {
     permit.record_success();
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    if let Some(DroppedField(name)) = response.extensions_mut().remove() {
+        permit.upstream.report_dropped_field(&name);
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !is_upgrade {
             return Err(ProxyError::UpstreamError("unexpected 101 response".into()));
         }
@@ -105,6 +174,7 @@ struct Checkout<'a> {
     deadline: Option<Instant>,
     /// True if a pooled connection may be used.
     may_reuse: bool,
+    reuse: ConnectionReuse,
     is_upgrade: bool,
     /// True if the response is expected to be a long-lived stream.
     is_stream: bool,
@@ -135,9 +205,16 @@ impl<'a> Checkout<'a> {
             tried: Vec::new(),
             deadline: None,
             may_reuse: !is_upgrade,
+            reuse: head.control_data().reuse,
             is_upgrade,
             is_stream: upstreams.offers_http2() && head.expects_stream(),
         }
+    }
+
+    /// Starts over after an upstream was connected to, but has refused the request.
+    fn reset(&mut self) {
+        self.tried.clear();
+        self.deadline = None;
     }
 
     async fn acquire(&mut self) -> Result<CheckedOut, ProxyError> {
@@ -166,7 +243,7 @@ impl<'a> Checkout<'a> {
     }
 
     fn take_pooled(&self, upstream: &Upstream, now: Instant) -> Option<(Connection, DeadlineTimer)> {
-        if self.may_reuse { self.pool.take(upstream, self.is_stream, now) } else { None }
+        if self.may_reuse { self.pool.take(upstream, self.reuse, self.is_stream, now) } else { None }
     }
 
     /// Connects within the remaining time, or within half of it if another upstream could be tried.
@@ -181,6 +258,12 @@ impl<'a> Checkout<'a> {
 
     async fn connect_or_share(&self, upstream: &Arc<Upstream>) -> Result<Connection, ConnectError> {
         let stall_timeout = self.timeouts.idle;
+        if self.reuse == ConnectionReuse::None && !self.is_upgrade {
+            // Connections are authenticated over HTTP/1.1 only, which TLS can negotiate.
+            let is_https = upstream.origin.is_https();
+            let http = if is_https { UpstreamHttp::Http1 } else { upstream.settings.http };
+            return upstream.connector.connect(http, stall_timeout).await;
+        }
         if self.is_upgrade || upstream.settings.http == UpstreamHttp::Http1 {
             return upstream.connector.connect(UpstreamHttp::Http1, stall_timeout).await;
         }
@@ -241,7 +324,7 @@ impl SendError {
             Self::Upload(kind) => Some(kind),
             _ => progress.error(),
         };
-        if upload_error.is_none() {
+        if upload_error.is_none() && !matches!(self, Self::Refused { .. }) {
             upstream.record_failure(Failure::Response);
         }
         match (upload_error, self) {
@@ -253,7 +336,9 @@ impl SendError {
             }
             (Some(UploadErrorKind::Idle), _) => ProxyError::BodyTimeout,
             (Some(UploadErrorKind::TooLarge), _) => ProxyError::BodyTooLarge,
-            (None, Self::Connection { error, .. }) => ProxyError::UpstreamError(error),
+            (None, Self::Connection { error, .. } | Self::Refused { error, .. }) => {
+                ProxyError::UpstreamError(error)
+            }
             (None, Self::Timeout) => ProxyError::UpstreamTimeout,
             (None, Self::NotSent | Self::Upload(_)) => {
                 ProxyError::UpstreamError("connection closed before the request was sent".into())
@@ -302,6 +387,12 @@ async fn with_upload_timeouts(
 
 /// Maximum number of upstreams that one request tries to connect to.
 const MAX_CONNECT_ATTEMPTS: usize = 3;
+
+/// Maximum number of times that a refused request is sent again. Each of the requests beyond a GOAWAY may meet
+/// another GOAWAY on the next connection, if many of them share it.
+const MAX_REFUSALS: u32 = 32;
+const REFUSAL_BACKOFF: Duration = Duration::from_millis(1);
+const MAX_REFUSAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Interval at which a new HTTP/2 connection is checked for its limit of streams.
 const SETTINGS_CHECK_INTERVAL: Duration = Duration::from_millis(1);

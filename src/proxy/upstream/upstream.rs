@@ -1,7 +1,8 @@
 //! One upstream of a route, shared by all worker threads.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -26,6 +27,8 @@ pub(super) struct Upstream {
     pub(super) circuit_breaker: CircuitBreaker,
     pub(super) concurrency: ConcurrencyLimit,
     pub(super) metrics: UpstreamMetrics,
+    /// Time of the last log line about a dropped field.
+    dropped_field_logged_at: Mutex<Option<Instant>>,
 }
 
 impl Upstream {
@@ -45,6 +48,7 @@ impl Upstream {
             circuit_breaker: CircuitBreaker::new(settings),
             concurrency: ConcurrencyLimit::new(settings),
             metrics: UpstreamMetrics::new(route, url),
+            dropped_field_logged_at: Mutex::new(None),
             settings: settings.clone(),
             origin,
         })
@@ -81,6 +85,23 @@ impl Upstream {
         self.report(self.circuit_breaker.record_health_check(is_healthy, Instant::now()));
     }
 
+    /// Logs that a field of a response was dropped, at most once a minute.
+    pub(super) fn report_dropped_field(&self, name: &str) {
+        let now = Instant::now();
+        let mut logged_at = self.dropped_field_logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged_at.is_some_and(|logged_at| now.duration_since(logged_at) < LOG_INTERVAL) {
+            return;
+        }
+        *logged_at = Some(now);
+        drop(logged_at);
+        tracing::warn!(
+            upstream = self.url,
+            route = self.route,
+            name,
+            "response field with an invalid name dropped"
+        );
+    }
+
     fn report(&self, transition: Transition) {
         match transition {
             Transition::Ejected => {
@@ -94,3 +115,5 @@ impl Upstream {
         }
     }
 }
+
+const LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,6 +1,11 @@
 //! Request framing: the proxy and the upstream agree on the end of each request (RFC 9112, sections 5 and 6).
 
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
 use super::{LAST, RawServer, StrictUpstream};
+use crate::support::gateway::route;
+use crate::support::upstream::{listen, read_head};
 
 /// The expected outcome of a request.
 #[derive(Clone, Copy, Debug)]
@@ -236,4 +241,103 @@ async fn bare_line_feeds_are_normalized() {
         ["POST /first", "GET /last"]
     );
     assert_eq!((seen[0].all("x"), &*seen[0].body), (vec!["y"], &b"abc"[..]));
+}
+
+/// C20: other spellings of framing and hop-by-hop headers, which CGI-like applications read as these.
+#[tokio::test]
+async fn other_spellings_of_framing_headers_are_not_forwarded() {
+    let mut upstream = StrictUpstream::start().await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    let names = [
+        "Transfer_Encoding",
+        "transfer.encoding",
+        "Content_Length",
+        "content.length",
+        "CONTENT!LENGTH",
+        "Keep_Alive",
+        "Proxy_Connection",
+        "Proxy_Authorization",
+    ];
+    for name in names {
+        let lines = format!("{name}: chunked\r\nX: y\r\nContent-Length: 3");
+        check_request(&server, &mut upstream, &lines, "abc", Forwarded("abc", "length 3")).await;
+        server.get("/", &format!("{name}: 5\r\nContent_Type: a\r\n")).await;
+        let seen = upstream.seen();
+        assert!(seen[0].all(name).is_empty(), "{name}");
+        assert_eq!(seen[0].all("content_type"), ["a"], "{name}");
+    }
+}
+
+/// Starts an upstream that ignores bodies: it reads what follows a head as the next request. It records the heads.
+async fn start_ignorant_upstream() -> (String, mpsc::UnboundedReceiver<String>) {
+    let (record, heads) = mpsc::unbounded_channel();
+    let address = listen(move |mut socket| {
+        let record = record.clone();
+        async move {
+            loop {
+                let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+                if head.is_empty() {
+                    return;
+                }
+                let closes = head.to_lowercase().contains("\r\nconnection: close");
+                record.send(head).unwrap();
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                if closes {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (format!("http://{address}"), heads)
+}
+
+/// C14: an upstream that ignores the body of a `GET` took it for a second request, with a forged user.
+#[tokio::test]
+async fn body_without_meaning_is_not_read_as_a_request() {
+    let (upstream, mut heads) = start_ignorant_upstream().await;
+    let server = RawServer::with_upstream(&upstream).await;
+    let forged = "GET /admin HTTP/1.1\r\nHost: a\r\nX-Forwarded-User: root\r\n\r\n";
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
+        let length = forged.len();
+        for (framing, body) in [
+            (format!("Content-Length: {length}"), forged.to_owned()),
+            ("Transfer-Encoding: chunked".to_owned(), format!("{length:x}\r\n{forged}\r\n0\r\n\r\n")),
+        ] {
+            let head = format!("{method} /first HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n");
+            server.send(format!("{head}{body}{LAST}")).await;
+            let head = heads.recv().await.unwrap();
+            assert!(head.starts_with(&format!("{method} /first ")), "{head}");
+            let head = heads.recv().await.unwrap();
+            assert!(head.starts_with("GET /last "), "{method}: {head}");
+        }
+    }
+    assert!(heads.try_recv().is_err());
+}
+
+/// C14: `routes.get_body = "refuse"`.
+#[tokio::test]
+async fn routes_get_body_refuses_bodies() {
+    let mut upstream = StrictUpstream::start().await;
+    let server =
+        RawServer::start(route("/", &upstream.url(), "auth = \"none\"\nget_body = \"refuse\"")).await;
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
+        for framing in
+            ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+        {
+            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{framing}");
+            let response = server.send(request).await;
+            assert_eq!(response.status(), 400, "{method} {framing}: {response:?}");
+            assert!(
+                method == "HEAD" || response.body().contains("\"code\":\"body_not_allowed\""),
+                "{response:?}"
+            );
+            assert!(upstream.seen().is_empty(), "{method} {framing}");
+        }
+        let empty =
+            format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(server.send(empty).await.status(), 200, "{method}");
+        assert_eq!(upstream.seen().len(), 1, "{method}");
+    }
+    check_request(&server, &mut upstream, "Content-Length: 3", "abc", Forwarded("abc", "length 3")).await;
 }

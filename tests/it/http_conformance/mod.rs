@@ -9,19 +9,19 @@
 //! | P-2 | hop-by-hop headers are removed | `hops::hop_by_hop_headers_are_not_forwarded` |
 //! | P-3 | `Connection` cannot remove the gateway's headers | `hops::connection_header_cannot_remove_gateway_headers` |
 //! | P-4 | identity headers come from the gateway only | `gateway::rules::identity_headers_follow_the_route_and_never_the_client`, `hops::trailers_cannot_set_identity_headers` |
-//! | P-5 | a message has one framing | `framing::request_has_at_most_one_framing`, `framing::http10_chunked_request_is_rejected`, `framing::malformed_chunks_are_not_forwarded` |
+//! | P-5 | a message has one framing | `framing::request_has_at_most_one_framing`, `framing::http10_chunked_request_is_rejected`, `framing::malformed_chunks_are_not_forwarded`, `framing::other_spellings_of_framing_headers_are_not_forwarded`, `framing::body_without_meaning_is_not_read_as_a_request`, `http2::empty_body_is_forwarded_as_none` |
 //! | P-6 | `Content-Length` is one valid number | `framing::invalid_content_length_is_rejected` |
-//! | P-7 | malformed field lines are rejected | `framing::malformed_header_lines_are_rejected`, `framing::bare_line_feeds_are_normalized`, `responses::ambiguous_response_is_502` |
-//! | P-8 | a request has one valid host | `targets::absolute_target_host_wins_over_host_header` |
+//! | P-7 | malformed field lines are rejected | `framing::malformed_header_lines_are_rejected`, `framing::bare_line_feeds_are_normalized`, `responses::ambiguous_response_is_502`, `responses::whitespace_before_the_colon_is_removed`, `responses::response_fields_with_odd_names_are_dropped` |
+//! | P-8 | a request has one valid host | `targets::absolute_target_host_wins_over_host_header`, `targets::invalid_host_is_rejected`, `http2::invalid_authority_is_rejected` |
 //! | P-9 | proxy loops are detected | `hops::proxy_loop_is_detected` |
 //! | P-10 | forwarding headers come from trusted proxies only | `gateway::upstream_headers::forwarded_headers_are_set_by_trusted_proxies_only` |
-//! | P-11 | the forwarded path is the path that selects the route | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected` |
+//! | P-11 | the forwarded path is the path that selects the route | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected`, `targets::path_with_raw_utf8_is_rejected` |
 //! | P-12 | path and query are forwarded byte for byte | `targets::five_hundred_targets_are_forwarded_byte_for_byte` |
-//! | P-13 | requests that may have been processed are not retried | `proxy::request_read_by_an_upstream_is_not_retried`, `upstreams::connections::failure_on_a_new_connection_is_not_retried` |
-//! | P-14 | a connection in an unknown state is not reused | `proxy::connection_with_leftover_bytes_is_not_reused`, `upstreams::connections::unsolicited_bytes_answer_no_request`, `upstreams::connections::early_response_closes_the_connection`, `responses::bodiless_responses_have_no_framing` |
+//! | P-13 | requests that may have been processed are not retried | `proxy::request_read_by_an_upstream_is_not_retried`, `upstreams::connections::failure_on_a_new_connection_is_not_retried`, `upstreams::http2::requests_beyond_a_goaway_are_sent_again` |
+//! | P-14 | a connection in an unknown state is not reused | `proxy::connection_with_leftover_bytes_is_not_reused`, `upstreams::connections::unsolicited_bytes_answer_no_request`, `upstreams::connections::early_response_closes_the_connection`, `responses::bodiless_responses_have_no_framing`, `upstreams::connections::authenticated_connections_serve_no_other_client` |
 //! | P-15 | values cannot start header lines | `responses::header_values_cannot_inject_lines` |
-//! | P-16 | truncated responses look incomplete | `responses::truncated_response_is_not_complete` |
-//! | P-17 | HTTP/2 requests without an HTTP/1.1 equivalent are rejected | `server::http2::http2_headers_invalid_in_http1_are_rejected`, `server::http2::http2_content_length_mismatch_is_an_error` |
+//! | P-16 | truncated responses look incomplete | `responses::truncated_response_is_not_complete`, `http2::upload_reset_without_error_does_not_look_complete`, `upstreams::http2::response_without_end_of_stream_does_not_look_complete` |
+//! | P-17 | HTTP/2 requests without an HTTP/1.1 equivalent are rejected | `server::http2::http2_headers_invalid_in_http1_are_rejected`, `server::http2::http2_content_length_mismatch_is_an_error`, `http2::names_that_are_no_tokens_are_rejected`, `http2::data_beyond_a_length_of_zero_reaches_no_upstream` |
 //! | P-18 | sizes, numbers and times are limited | `server::limits::header_timeout_closes_the_connection`, `server::limits::oversized_targets_and_headers_are_rejected`, `server::slow_clients::thousand_slow_clients_do_not_affect_others`, `proxy::body_beyond_the_limit_is_413` |
 //! | P-19 | bodies are streamed | `upstreams::memory::large_bodies_are_not_buffered`, `proxy::events_arrive_before_the_stream_ends` |
 //! | P-20 | the session is checked before `100 Continue` | `hops::session_is_checked_before_100_continue` |
@@ -36,6 +36,7 @@
 
 mod framing;
 mod hops;
+mod http2;
 mod recorder;
 mod responses;
 mod targets;

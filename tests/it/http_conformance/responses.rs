@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{RawResponse, RawServer, StrictUpstream};
 use crate::support::gateway::route;
+use crate::support::log::Log;
 use crate::support::upstream::raw_upstream;
 
 /// Returns the response to the client when the upstream sends these bytes and closes.
@@ -28,7 +29,6 @@ fn framing(response: &RawResponse) -> Vec<String> {
 #[tokio::test]
 async fn ambiguous_response_is_502() {
     for lines in [
-        "X : y",
         " X: y",
         "X: y\r\n folded",
         "X: y\r\n\tfolded",
@@ -46,8 +46,6 @@ async fn ambiguous_response_is_502() {
         "Content-Length: 0x2",
         "Content-Length:",
         "Content-Length: 18446744073709551618",
-        "Content-Length : 2",
-        "Transfer-Encoding : chunked",
         "Transfer-Encoding: xchunked",
         "Transfer-Encoding: chunked, identity",
         "Transfer-Encoding: gzip, chunked",
@@ -274,4 +272,135 @@ async fn upstream_cannot_set_session_cookies_in_any_spelling() {
     let set = response.all("set-cookie");
     assert_eq!((set.iter().filter(|line| ours(line)).count(), set.len()), (2, others.len() + 2));
     assert_eq!(response.all("x-session-event"), ["rotated"]);
+}
+
+/// C18: reason phrases were replaced, and a status without a registered one got `<none>`.
+#[tokio::test]
+async fn reason_phrases_are_forwarded() {
+    for (line, expected) in [
+        ("200 OK", "200 OK"),
+        ("200 Fine by me", "200 Fine by me"),
+        ("302 Moved Temporarily", "302 Moved Temporarily"),
+        ("404 Non trouv\u{e9}", "404 Non trouv\u{e9}"),
+        ("200 ", "200 "),
+        ("200", "200 "),
+        ("599 Odd", "599 Odd"),
+        ("599 ", "599 "),
+        ("599", "599 "),
+        ("999 Blocked", "999 Blocked"),
+    ] {
+        let response = proxied_response(format!("HTTP/1.1 {line}\r\nContent-Length: 2\r\n\r\nok")).await;
+        let status_line = response.0.split("\r\n").next().unwrap();
+        assert_eq!(status_line, format!("HTTP/1.1 {expected}"), "{line:?}");
+        assert_eq!(response.body(), "ok", "{line:?}");
+    }
+}
+
+/// C18: a response with one odd field name was rejected as a whole.
+#[tokio::test]
+async fn response_fields_with_odd_names_are_dropped() {
+    let log = Log::default();
+    let _capture = log.capture();
+    for line in ["X(a): 1", "[X]: 1", "X\"a\": 1", "X\u{e9}: 1", "X/a : 1", "<X>: a: b", "@: 1"] {
+        let raw_response =
+            format!("HTTP/1.1 200 OK\r\nA: 1\r\n{line}\r\nContent-Length: 2\r\nB: 2\r\n\r\nok");
+        let response = proxied_response(raw_response).await;
+        assert_eq!((response.status(), response.body()), (200, "ok"), "{line}: {response:?}");
+        assert_eq!((response.all("a"), response.all("b")), (vec!["1"], vec!["2"]), "{line}");
+        let name = line.split(':').next().unwrap().trim().to_lowercase();
+        assert!(!response.head().to_lowercase().contains(&name), "{line}: {response:?}");
+    }
+    let dropped =
+        || log.lines().into_iter().filter(|line| line.contains("invalid name dropped")).collect::<Vec<_>>();
+    assert_eq!(dropped().len(), 7, "{:?}", log.lines());
+    assert!(dropped()[0].contains("X(a)"), "{:?}", log.lines());
+
+    let upstream =
+        StrictUpstream::responding("HTTP/1.1 200 OK\r\nX(a): 1\r\nContent-Length: 2\r\n\r\nok").await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    for _ in 0..3 {
+        assert_eq!(server.get("/", "").await.body(), "ok");
+    }
+    assert_eq!(dropped().len(), 8, "one line a minute for an upstream: {:?}", log.lines());
+    // In trailers too.
+    let response = proxied_response(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX(a): 1\r\nX-Sum : 7\r\n\r\n",
+    )
+    .await;
+    assert!(response.0.contains("\r\n0\r\n") && !response.0.contains("X(a)"), "{response:?}");
+}
+
+/// C18: whitespace before the colon is removed from responses (RFC 9112, section 5.1).
+#[tokio::test]
+async fn whitespace_before_the_colon_is_removed() {
+    for line in ["X : y", "X\t: y", "X \t : y"] {
+        let response =
+            proxied_response(format!("HTTP/1.1 200 OK\r\n{line}\r\nContent-Length: 2\r\n\r\nok")).await;
+        assert_eq!(
+            (response.status(), response.all("x"), response.body()),
+            (200, vec!["y"], "ok"),
+            "{line:?}"
+        );
+    }
+    for (line, body, framed) in [
+        ("Content-Length : 2", "ok", "length 2"),
+        ("Transfer-Encoding : chunked", "2\r\nok\r\n0\r\n\r\n", "chunked"),
+    ] {
+        let response = proxied_response(format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n{body}")).await;
+        assert_eq!((response.status(), framing(&response)), (200, vec![framed.to_owned()]), "{line}");
+    }
+    let contradictory = "HTTP/1.1 200 OK\r\nContent-Length : 2\r\nContent-Length: 3\r\n\r\nok";
+    assert_eq!(proxied_response(contradictory).await.status(), 502);
+}
+
+/// C18: responses with more than 100 fields were rejected.
+#[tokio::test]
+async fn responses_have_up_to_256_fields() {
+    for (number, status) in [(101, 200), (255, 200), (256, 502)] {
+        let lines: String = (0..number).map(|number| format!("X-{number}: {number}\r\n")).collect();
+        let response =
+            proxied_response(format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok")).await;
+        assert_eq!(response.status(), status, "{number}");
+        assert_eq!(response.0.matches("\r\nx-").count() >= number, status == 200, "{number}");
+    }
+}
+
+/// C13: with `Alt-Svc` browsers would send the gateway's cookies past the gateway.
+#[tokio::test]
+async fn alt_svc_is_not_forwarded() {
+    let response = proxied_response(
+        "HTTP/1.1 200 OK\r\nAlt-Svc: h3=\":443\"\r\nalt-svc: clear\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    assert_eq!((response.status(), response.all("alt-svc")), (200, vec![]));
+    let response = proxied_response(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nAlt-Svc: h3=\":443\"\r\n\r\n",
+    )
+    .await;
+    assert!(!response.0.to_lowercase().contains("alt-svc"), "{response:?}");
+    let upstream =
+        raw_upstream(b"HTTP/1.1 200 OK\r\nAlt-Svc: h3=\":443\"\r\nContent-Length: 0\r\n\r\n").await;
+    let set = "auth = \"none\"\nset_response_headers = { \"Alt-Svc\" = \"clear\" }";
+    let response = RawServer::start(route("/", &upstream, set)).await.get("/", "").await;
+    assert_eq!(response.all("alt-svc"), ["clear"], "the operator's");
+}
+
+/// C7: `Connection: keep-alive` was promised for a response that ends with its connection.
+#[tokio::test]
+async fn http10_response_of_unknown_length_closes_the_connection() {
+    for (raw_response, keeps) in [
+        (&b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"[..], false),
+        (b"HTTP/1.1 200 OK\r\n\r\nok", false),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", true),
+    ] {
+        let server = RawServer::with_upstream(&raw_upstream(raw_response).await).await;
+        let last = "GET / HTTP/1.0\r\nHost: a\r\n\r\n";
+        let response =
+            server.send(format!("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n{last}")).await;
+        let expected = if keeps { ["keep-alive"] } else { ["close"] };
+        assert_eq!(response.all("connection"), expected, "{response:?}");
+        assert_eq!(response.0.matches("HTTP/1.0 2").count(), if keeps { 2 } else { 1 }, "{response:?}");
+        assert!(keeps || response.body() == "ok", "{response:?}");
+    }
 }

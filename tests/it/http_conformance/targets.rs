@@ -224,7 +224,7 @@ async fn five_hundred_targets_are_forwarded_byte_for_byte() {
     let in_path = [
         "a", "Z", "0", "-", ".x", "_", "~", "!", "$", "&", "'", "(", ")", "*", "+", ",", ";", "=", ":", "@",
         "%20", "%41", "%7E", "%7e", "%25", "%252F", "%C3%A9", "%c3%a9", "%ff", "%26", "%3B", "%3D", "%3F",
-        "%23", "\u{e9}", "{", "}", "|", "\"", "/a",
+        "%23", "{", "}", "|", "\"", "/a",
     ];
     let in_query = [
         "?",
@@ -246,6 +246,7 @@ async fn five_hundred_targets_are_forwarded_byte_for_byte() {
         "http://x/",
         ";",
         "%0D%0A",
+        "\u{e9}",
     ];
     let mut random = rng_for("targets");
     let mut random_text = |pieces: &[&str], most| {
@@ -261,4 +262,68 @@ async fn five_hundred_targets_are_forwarded_byte_for_byte() {
         let seen = upstream.seen();
         assert_eq!(seen[0].request_line(), format!("GET {path}{query}"), "{prefix}");
     }
+}
+
+/// Hosts with an optional port, and `true` if RFC 3986 allows them.
+pub(super) const HOSTS: [(&str, bool); 26] = [
+    ("a", true),
+    ("app.example:8443", true),
+    ("APP.example.", true),
+    ("a_b", true),
+    ("a~b", true),
+    ("a:", true),
+    ("127.0.0.1:65535", true),
+    ("[::1]", true),
+    ("[2001:db8::1]:80", true),
+    ("localhost:x", false),
+    ("localhost:99999", false),
+    ("localhost:65536", false),
+    ("localhost:-1", false),
+    ("localhost:80:80", false),
+    (":80", false),
+    (":99999", false),
+    (":", false),
+    ("[zz]", false),
+    ("[]", false),
+    ("[]:80", false),
+    ("[::1", false),
+    ("::1", false),
+    ("[::1]x", false),
+    ("[127.0.0.1]", false),
+    ("user@a", false),
+    ("a%zz", false),
+];
+
+/// C20: hosts that RFC 3986 does not allow were forwarded.
+#[tokio::test]
+async fn invalid_host_is_rejected() {
+    let mut upstream = StrictUpstream::start().await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    for (host, is_valid) in HOSTS {
+        for request in [
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+            format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+            format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n"),
+        ] {
+            let response = server.send(&request).await;
+            let status = response.0.get(9..12).unwrap_or_default();
+            assert_eq!(status, if is_valid { "200" } else { "400" }, "{request:?}: {response:?}");
+            let seen = upstream.seen();
+            let hosts: Vec<_> = seen.iter().flat_map(|request| request.all("host")).collect();
+            assert_eq!(hosts, Vec::from_iter(is_valid.then_some(host)), "{request:?}");
+        }
+    }
+}
+
+/// C20: paths with characters outside of ASCII were forwarded (RFC 3986, section 3.3).
+#[tokio::test]
+async fn path_with_raw_utf8_is_rejected() {
+    let mut upstream = StrictUpstream::start().await;
+    let server = RawServer::with_upstream(&upstream.url()).await;
+    for path in ["/caf\u{e9}", "/a/\u{95a2}\u{6240}/b", "/\u{ff0e}\u{ff0e}/a", "/\u{2028}?a"] {
+        let response = server.get(path, "").await;
+        assert_eq!(response.status(), 400, "{path}: {response:?}");
+        assert!(upstream.seen().is_empty(), "{path}");
+    }
+    assert_eq!(server.get("/caf%C3%A9", "").await.status(), 200);
 }

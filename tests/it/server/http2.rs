@@ -8,10 +8,10 @@ use sekisho::server::ServerLimits;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::raw_http2::{
-    DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, RawHttp2Client, SETTINGS, frame, headers,
-};
 use crate::support::process::PROCESS_TIMEOUT;
+use crate::support::raw_http2::{
+    DATA, END_STREAM, Outcome, PREFACE, RST_STREAM, RawHttp2, SETTINGS, frame, headers,
+};
 use crate::support::test_server::{TestServer, ask, get2, read_until_closed, send_and_read};
 
 const PROTOCOL_ERROR: u32 = 1;
@@ -71,7 +71,7 @@ async fn http2_authority_becomes_host() {
     let user = [GET[0], GET[1], GET[2], (":authority", "user@app.example")];
     let bad_host = [GET[0], GET[1], GET[2], ("host", "a b")];
     for fields in [&without[..], &user, &bad_host] {
-        let mut raw = RawHttp2Client::connect(server.address).await;
+        let mut raw = RawHttp2::connect(server.address).await;
         raw.send(&headers_of(fields)).await;
         let outcome = raw.outcome().await;
         let rejected = matches!(outcome, Outcome::Response(0x8c) | Outcome::Reset(PROTOCOL_ERROR));
@@ -79,7 +79,7 @@ async fn http2_authority_becomes_host() {
     }
     assert!(seen.try_recv().is_err());
     // RFC 9113, section 8.3.1: `Host` is sufficient without `:authority`.
-    let mut raw = RawHttp2Client::connect(server.address).await;
+    let mut raw = RawHttp2::connect(server.address).await;
     raw.send(&headers_of(&[GET[0], GET[1], GET[2], ("host", "app.example")])).await;
     assert_eq!(raw.outcome().await, Outcome::Response(0x88));
 }
@@ -106,6 +106,26 @@ async fn http2_cookie_fields_are_joined() {
     }
     let (_, _, body) = ask(&mut client, request).await.unwrap();
     assert!(body.contains(r#"cookie=["a=1; b=2; c=3; d=4"]"#), "{body}");
+}
+
+/// C3: each cookie of a browser counted as a header field, so that 85 cookies were too many.
+#[tokio::test]
+async fn cookie_fields_count_once() {
+    let limits = ServerLimits::default();
+    let (server, _seen) = TestServer::start(1, limits.clone());
+    for (others, status) in [(10, 200), (limits.header_fields - 2, 200), (limits.header_fields, 431)] {
+        let mut client = server.http2().await;
+        let mut request = get2("/");
+        for number in 0..300 {
+            request.headers_mut().append("cookie", format!("c{number}=1").parse().unwrap());
+        }
+        for _ in 0..others {
+            request.headers_mut().append("x", "1".parse().unwrap());
+        }
+        let (seen, _, body) = ask(&mut client, request).await.unwrap();
+        assert_eq!(seen, status, "{others}: {body}");
+        assert!(status != 200 || body.contains("c0=1; c1=1; ") && body.contains("; c299=1\""), "{body}");
+    }
 }
 
 #[tokio::test]
@@ -153,7 +173,7 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
     ];
     cases.push([GET.to_vec(), vec![("content-length", "0"), ("content-length", "1")]].concat());
     for fields in cases {
-        let mut raw = RawHttp2Client::connect(server.address).await;
+        let mut raw = RawHttp2::connect(server.address).await;
         raw.send(&headers_of(&fields)).await;
         let outcome = raw.outcome().await;
         let rejected = matches!(outcome, Outcome::Reset(_) | Outcome::GoAway(_) | Outcome::Response(0x8c));
@@ -161,7 +181,7 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
         assert!(seen.try_recv().is_err(), "{fields:?}");
     }
     for field in [("te", "trailers"), ("content-length", "0"), ("x", "a b\tc")] {
-        let mut raw = RawHttp2Client::connect(server.address).await;
+        let mut raw = RawHttp2::connect(server.address).await;
         raw.send(&headers_of(&with(field))).await;
         assert_eq!(raw.outcome().await, Outcome::Response(0x88), "{field:?}");
     }
@@ -172,7 +192,7 @@ async fn http2_headers_invalid_in_http1_are_rejected() {
 async fn http2_content_length_mismatch_is_an_error() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
     for (length, sent) in [("4", "12345"), ("6", "12345"), ("0", "12345")] {
-        let mut raw = RawHttp2Client::connect(server.address).await;
+        let mut raw = RawHttp2::connect(server.address).await;
         let post = [
             (":method", "POST"),
             (":scheme", "http"),
@@ -204,7 +224,7 @@ async fn http2_offers_no_connect_protocol_and_limits_streams() {
     assert_eq!(client.current_max_send_streams(), 7);
     driven.abort();
     // One stream beyond the limit is refused, and the others continue.
-    let mut raw = RawHttp2Client::connect(server.address).await;
+    let mut raw = RawHttp2::connect(server.address).await;
     let slow = [GET[0], GET[1], (":path", "/slow"), GET[3]];
     for number in 0..8 {
         raw.send(&headers(2 * number + 1, END_STREAM, &slow)).await;
@@ -218,7 +238,7 @@ async fn http2_offers_no_connect_protocol_and_limits_streams() {
 #[tokio::test]
 async fn rapid_reset_closes_the_connection() {
     let (server, _seen) = TestServer::start(1, ServerLimits::default());
-    let mut raw = RawHttp2Client::connect(server.address).await;
+    let mut raw = RawHttp2::connect(server.address).await;
     let mut flood = Vec::new();
     for number in 0..500 {
         let stream = 2 * number + 1;

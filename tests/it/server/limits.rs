@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::raw_http2::{END_STREAM, HEADERS, Outcome, RawHttp2Client, frame};
 use crate::support::fair_clock::FairInstant;
 use crate::support::process::{PROCESS_TIMEOUT, until};
+use crate::support::raw_http2::{END_STREAM, HEADERS, Outcome, RawHttp2, frame};
 use crate::support::test_server::{
     GET, TestServer, answer, ask, get1, get2, read_until_closed, send_and_read,
 };
@@ -472,9 +472,9 @@ async fn unfinished_http2_heads_share_a_limit() {
     let mut block = vec![0, 1, b'x', 0x7F, 0xA1, 0x9B, 0x01];
     block.resize(16_000, b'a');
     let unfinished = frame(HEADERS, END_STREAM, 1, &block);
-    let mut first = RawHttp2Client::connect(server.address).await;
+    let mut first = RawHttp2::connect(server.address).await;
     first.send(&unfinished).await;
-    let mut second = RawHttp2Client::connect(server.address).await;
+    let mut second = RawHttp2::connect(server.address).await;
     second.send(&unfinished).await;
     let closed = async {
         tokio::select! {

@@ -8,7 +8,6 @@ mod hostile_load;
 mod http2;
 mod idle_connections;
 mod limits;
-mod raw_http2;
 mod slow_clients;
 mod tls;
 mod workers;

@@ -30,6 +30,7 @@ const TABLE: &[Rule] = &[
     rule("client_info", &[], WEB),
     rule("client_share", &[], WEB),
     rule("http_headers", &[], WEB),
+    rule("http2_frames", &[], WEB),
     rule("problem", &[], WEB),
     rule("session_event", &[], WEB),
     rule("user_agent", &[], WEB),
@@ -80,6 +81,7 @@ const TABLE: &[Rule] = &[
 const CORE: &[&str] = &[
     "client_info",
     "client_share",
+    "http2_frames",
     "http_headers",
     "identity",
     "problem",

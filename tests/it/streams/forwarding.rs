@@ -238,3 +238,68 @@ async fn upgrade_uses_its_own_upstream_connection() {
     assert_eq!(response.status(), 200);
     assert_echoes(&mut one).await;
 }
+
+/// C10: an upgrade whose request has a body, such as that of `docker exec`, was not made.
+#[tokio::test]
+async fn request_with_a_body_is_upgraded() {
+    let upstream = listen(|mut socket| async move {
+        let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+        assert_eq!(
+            (line(&head, "connection"), line(&head, "upgrade")),
+            (Some("upgrade"), Some("tcp")),
+            "{head}"
+        );
+        let length = line(&head, "content-length").map(|length| length.parse().unwrap());
+        let mut body = vec![0; length.unwrap_or(12)];
+        socket.read_exact(&mut body).await.unwrap();
+        let expected = if length.is_some() { "{}" } else { "2\r\n{}\r\n0\r\n\r\n" };
+        assert_eq!(body, expected.as_bytes()[..body.len()]);
+        socket
+            .write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+            .await
+            .unwrap();
+        let (mut from, mut to) = socket.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.shutdown().await;
+    })
+    .await;
+    let spec =
+        RouteSpec { upgrades: vec!["tcp".to_owned()], ..RouteSpec::new("/", [format!("http://{upstream}")]) };
+    let proxy = ProxyServer::new([spec]).start().await;
+    for framing in ["Content-Length: 2\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"] {
+        let mut socket = TcpStream::connect(proxy).await.unwrap();
+        let head = "POST /exec/1/start HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n";
+        socket.write_all(format!("{head}{framing}").as_bytes()).await.unwrap();
+        let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert_eq!((line(&head, "upgrade"), line(&head, "content-length")), (Some("tcp"), None));
+        socket.write_all(b"hello").await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut back = String::new();
+        socket.read_to_string(&mut back).await.unwrap();
+        assert_eq!(back, "hello");
+    }
+}
+
+/// C10: the protocol cannot change in the middle of a request (RFC 9110, section 7.8).
+#[tokio::test]
+async fn upgrade_before_the_end_of_the_request_is_an_error() {
+    let upstream = listen(|mut socket| async move {
+        read_head(&mut socket).await;
+        socket
+            .write_all(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+            .await
+            .unwrap();
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let spec =
+        RouteSpec { upgrades: vec!["tcp".to_owned()], ..RouteSpec::new("/", [format!("http://{upstream}")]) };
+    let proxy = ProxyServer::new([spec]).start().await;
+    let raw =
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 9\r\n\r\nhalf";
+    let mut socket = TcpStream::connect(proxy).await.unwrap();
+    socket.write_all(raw.as_bytes()).await.unwrap();
+    let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+}

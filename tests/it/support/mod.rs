@@ -16,6 +16,7 @@ pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy_server;
+pub(crate) mod raw_http2;
 pub(crate) mod socket_browser;
 pub(crate) mod test_server;
 pub(crate) mod upstream;

@@ -1,4 +1,4 @@
-//! A raw HTTP/2 client for frames that no library would send.
+//! Raw HTTP/2 connections, for frames that no library would send.
 
 use std::net::SocketAddr;
 
@@ -6,25 +6,34 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::process::PROCESS_TIMEOUT;
+use super::process::PROCESS_TIMEOUT;
 
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
-/// An HTTP/2 client that sends arbitrary frames.
-pub(super) struct RawHttp2Client {
+/// One end of an HTTP/2 connection, which sends arbitrary frames.
+pub(crate) struct RawHttp2 {
     socket: TcpStream,
+}
+
+/// A received frame.
+#[derive(Debug)]
+pub(crate) struct RawFrame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// The server's reaction to a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// A response with this first byte of its HPACK block: 0x88 is `:status: 200`, 0x8c is 400.
     Response(u8),
     Reset(u32),
@@ -32,28 +41,38 @@ pub(super) enum Outcome {
     Closed,
 }
 
-impl RawHttp2Client {
-    pub(super) async fn connect(server: SocketAddr) -> Self {
+impl RawHttp2 {
+    pub(crate) async fn connect(server: SocketAddr) -> Self {
         let mut raw = Self { socket: TcpStream::connect(server).await.unwrap() };
         raw.send(PREFACE).await;
         raw.send(&frame(SETTINGS, 0, 0, &[])).await;
         raw
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8]) {
+    /// Serves a connection whose client sends the preface.
+    pub(crate) async fn accept(socket: TcpStream) -> Self {
+        let mut raw = Self { socket };
+        let mut preface = [0; PREFACE.len()];
+        raw.socket.read_exact(&mut preface).await.unwrap();
+        assert_eq!(preface, PREFACE);
+        raw.send(&frame(SETTINGS, 0, 0, &[])).await;
+        raw
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         // A closed connection is detected by the next read.
         let _ = self.socket.write_all(bytes).await;
     }
 
     /// Returns the reaction to the first request.
-    pub(super) async fn outcome(&mut self) -> Outcome {
+    pub(crate) async fn outcome(&mut self) -> Outcome {
         timeout(PROCESS_TIMEOUT, async {
             loop {
-                let Some((kind, payload)) = self.frame().await else { return Outcome::Closed };
-                match kind {
-                    HEADERS => return Outcome::Response(payload[0]),
-                    RST_STREAM => return Outcome::Reset(code(&payload)),
-                    GOAWAY => return Outcome::GoAway(code(&payload[4..])),
+                let Some(frame) = self.frame().await else { return Outcome::Closed };
+                match frame.kind {
+                    HEADERS => return Outcome::Response(frame.payload[0]),
+                    RST_STREAM => return Outcome::Reset(code(&frame.payload)),
+                    GOAWAY => return Outcome::GoAway(code(&frame.payload[4..])),
                     _ => {}
                 }
             }
@@ -62,17 +81,29 @@ impl RawHttp2Client {
         .expect("an outcome")
     }
 
-    async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+    /// Returns the next frame, or `None` at the end of the connection.
+    pub(crate) async fn frame(&mut self) -> Option<RawFrame> {
         let mut head = [0; 9];
         self.socket.read_exact(&mut head).await.ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let mut payload = vec![0; length];
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
         self.socket.read_exact(&mut payload).await.ok()?;
-        Some((head[3], payload))
+        let stream = code(&head[5..]);
+        Some(RawFrame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// Waits for the end of the next request and returns its stream.
+    pub(crate) async fn request(&mut self) -> Option<u32> {
+        loop {
+            let frame = self.frame().await?;
+            if matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM != 0 {
+                return Some(frame.stream);
+            }
+        }
     }
 }
 
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend(stream.to_be_bytes());
@@ -81,7 +112,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// Returns a HEADERS frame with these fields as uncompressed literals.
-pub(super) fn headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -93,6 +124,14 @@ pub(super) fn headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8
     frame(HEADERS, flags | END_HEADERS, stream, &block)
 }
 
+/// The HPACK block of a response with status 200 and no fields.
+pub(crate) const STATUS_200: &[u8] = &[0x88];
+
 fn code(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}
+
+/// Returns `true` if the server has rejected a request: with 400, or because HTTP/2 does not allow it.
+pub(crate) fn is_rejection(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Response(0x8c) | Outcome::Reset(_) | Outcome::GoAway(_))
 }

@@ -289,3 +289,45 @@ async fn burst_leaves_few_idle_connections() {
     }
     assert!(upstream.connections() <= 8, "{}", upstream.connections());
 }
+
+/// Starts an upstream that greets, on each connection, the user whom the first credentials on it name.
+async fn greeting_upstream() -> String {
+    let upstream = listen(|mut socket| async move {
+        let mut user = "anonymous".to_owned();
+        loop {
+            let head = String::from_utf8(read_head(&mut socket).await).unwrap();
+            if head.is_empty() {
+                return;
+            }
+            if let Some(credentials) = head.lines().find_map(|line| line.strip_prefix("authorization: ")) {
+                user = credentials.split(' ').nth(1).unwrap().to_owned();
+            }
+            let length = user.len();
+            let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{user}");
+            socket.write_all(response.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    format!("http://{upstream}")
+}
+
+/// C1: connections that NTLM or Negotiate had authenticated served other users.
+#[tokio::test]
+async fn authenticated_connections_serve_no_other_client() {
+    let upstream = greeting_upstream().await;
+    let spec = RouteSpec { pass_authorization: true, ..RouteSpec::new("/", [upstream]) };
+    let proxy = ProxyServer::new([spec]).start().await;
+    for scheme in ["NTLM", "ntlm", "Negotiate", "NEGOTIATE", "Kerberos"] {
+        for method in ["GET", "POST"] {
+            let mut signed_in = request(method, "/", Body::empty());
+            signed_in.headers_mut().insert("authorization", format!("{scheme} alice").parse().unwrap());
+            assert_eq!(text(connect(proxy).await.send_request(signed_in).await.unwrap()).await, "alice");
+            assert_eq!(text(get(proxy).await).await, "anonymous", "{scheme}");
+        }
+    }
+    let mut twice = request("GET", "/", Body::empty());
+    twice.headers_mut().append("authorization", "Basic bob".parse().unwrap());
+    twice.headers_mut().append("authorization", "NTLM alice".parse().unwrap());
+    connect(proxy).await.send_request(twice).await.unwrap();
+    assert_eq!(text(get(proxy).await).await, "anonymous");
+}

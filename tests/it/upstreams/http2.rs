@@ -19,6 +19,9 @@ use super::{get, problem, route, send};
 use crate::support::paused_clock::PausedClock;
 use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::proxy_server::{ProxyServer, channel_body, code, connect, exchange, request, text};
+use crate::support::raw_http2::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawHttp2, STATUS_200, frame, headers,
+};
 use crate::support::upstream::{GatedUpstream, Upstream, listen, serve_any};
 
 fn http2() -> UpstreamSettings {
@@ -295,13 +298,84 @@ async fn unread_responses_do_not_block_others() {
     }
 }
 
+/// Reads a request body to its end.
+async fn read_body(request: http::Request<h2::RecvStream>) -> Vec<u8> {
+    let mut body = request.into_body();
+    let mut bytes = Vec::new();
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        bytes.extend_from_slice(&data);
+    }
+    bytes
+}
+
+/// C2: refused streams became 502, whatever the method, unless the request was safe and had no body.
 #[tokio::test]
-async fn refused_safe_stream_is_retried_once() {
+async fn refused_stream_is_sent_again() {
     let (record, mut seen) = mpsc::unbounded_channel();
-    let upstream = scripted(move |connection, number, request, mut respond| {
-        record.send((connection, number)).unwrap();
-        assert!(request.body().is_end_stream(), "the request has no body");
-        if number == 1 || number >= 3 {
+    let upstream = scripted(move |_, number, request, mut respond| {
+        let record = record.clone();
+        tokio::spawn(async move {
+            let method = request.method().to_string();
+            let body = if number % 3 == 1 { Vec::new() } else { read_body(request).await };
+            record.send((method, String::from_utf8(body).unwrap())).unwrap();
+            if number % 3 == 2 {
+                ok(respond);
+            } else {
+                respond.send_reset(Reason::REFUSED_STREAM);
+            }
+        });
+        After::Nothing
+    })
+    .await;
+    let proxy = start_proxy(upstream).await;
+    for (method, text) in [("GET", ""), ("POST", ""), ("POST", "body"), ("PATCH", "body"), ("DELETE", "")] {
+        let response = send(proxy, method, Body::from(text)).await;
+        assert_eq!(response.status(), 200, "{method} {text}");
+        for body in [text, "", text] {
+            assert_eq!(seen.recv().await, Some((method.to_owned(), body.to_owned())));
+        }
+    }
+}
+
+/// C2: a body is sent again with all its parts, including those that the client sends after the refusal.
+#[tokio::test]
+async fn streamed_body_is_sent_again_after_a_refusal() {
+    let (refuse, mut refused) = mpsc::unbounded_channel();
+    let (record, mut seen) = mpsc::unbounded_channel();
+    let upstream = scripted(move |_, number, request, mut respond| {
+        let (refuse, record) = (refuse.clone(), record.clone());
+        tokio::spawn(async move {
+            if number == 0 {
+                let mut body = request.into_body();
+                assert_eq!(body.data().await.unwrap().unwrap(), "one ");
+                respond.send_reset(Reason::REFUSED_STREAM);
+                refuse.send(()).unwrap();
+            } else {
+                record.send(String::from_utf8(read_body(request).await).unwrap()).unwrap();
+                ok(respond);
+            }
+        });
+        After::Nothing
+    })
+    .await;
+    let proxy = start_proxy(upstream).await;
+    let (feed, body) = channel_body();
+    feed.send("one ").unwrap();
+    let response = tokio::spawn(send(proxy, "POST", body));
+    refused.recv().await.unwrap();
+    feed.send("two ").unwrap();
+    feed.send("three").unwrap();
+    drop(feed);
+    assert_eq!(response.await.unwrap().status(), 200);
+    assert_eq!(seen.recv().await.unwrap(), "one two three");
+}
+
+/// C2: refusals ejected a healthy upstream.
+#[tokio::test]
+async fn refusals_do_not_eject_the_upstream() {
+    let upstream = scripted(|_, _, request, mut respond| {
+        if request.uri().path() == "/" {
             respond.send_reset(Reason::REFUSED_STREAM);
         } else {
             ok(respond);
@@ -309,16 +383,65 @@ async fn refused_safe_stream_is_retried_once() {
         After::Nothing
     })
     .await;
-    let proxy = start_proxy(upstream).await;
-    for _ in 0..2 {
-        assert_eq!(get(proxy).await.status(), 200);
+    let settings = UpstreamSettings { eject_after: 1, ..http2() };
+    let proxy = ProxyServer::new([route([upstream], settings)]).start().await;
+    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"), "refused each time");
+    // More than is kept to be sent again.
+    let large = Body::from(vec![b'x'; 1024 * 1024]);
+    assert_eq!(code(send(proxy, "POST", large).await).await, problem(502, "upstream_error"));
+    let response = connect(proxy).await.send_request(request("GET", "/served", Body::empty())).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+/// Starts an upstream that processes `served` requests on each connection. Like nginx after
+/// `keepalive_requests`, it then sends GOAWAY with the last of them, and ignores the other streams.
+async fn closing_after(served: u32) -> (String, mpsc::UnboundedReceiver<()>) {
+    let (record, requests) = mpsc::unbounded_channel();
+    let address = listen(move |socket| {
+        let record = record.clone();
+        async move {
+            let mut raw = RawHttp2::accept(socket).await;
+            let last_stream = 2 * served - 1;
+            let goaway = frame(GOAWAY, 0, 0, &[last_stream.to_be_bytes(), [0; 4]].concat());
+            while let Some(stream) = raw.request().await {
+                if stream == last_stream {
+                    raw.send(&goaway).await;
+                }
+                if stream <= last_stream {
+                    let _ = record.send(());
+                    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, STATUS_200)).await;
+                }
+            }
+        }
+    })
+    .await;
+    (format!("http://{address}"), requests)
+}
+
+/// C2: requests above the last stream of a GOAWAY became 502, and ejected the upstream.
+#[tokio::test]
+async fn requests_beyond_a_goaway_are_sent_again() {
+    for served in [1, 3, 10] {
+        let (upstream, mut requests) = closing_after(served).await;
+        let settings = UpstreamSettings { eject_after: 1, ..http2() };
+        let proxy = ProxyServer::new([route([upstream], settings)]).start().await;
+        let senders: Vec<_> = (0..10)
+            .map(|_| {
+                tokio::spawn(async move {
+                    for body in ["", "body", ""] {
+                        assert_eq!(send(proxy, "POST", Body::from(body)).await.status(), 200, "{body}");
+                    }
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        for _ in 0..30 {
+            requests.recv().await.unwrap();
+        }
+        assert!(requests.try_recv().is_err(), "each request is processed once");
     }
-    assert_eq!(code(send(proxy, "POST", Body::empty()).await).await, problem(502, "upstream_error"));
-    assert_eq!(code(get(proxy).await).await, problem(502, "upstream_error"), "at most one retry");
-    for number in 0..6 {
-        assert_eq!(seen.recv().await, Some((0, number)));
-    }
-    assert!(seen.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -414,4 +537,114 @@ async fn silent_upstream_times_out() {
 async fn http1_only_upstream_is_reported() {
     let upstream = crate::support::upstream::raw_upstream(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     assert_eq!(code(get(start_proxy(upstream).await).await).await, problem(502, "upstream_error"));
+}
+
+/// Starts an upstream that sends these frames as each response, at once.
+async fn raw_responses(frames: Vec<u8>) -> String {
+    let address = listen(move |socket| {
+        let frames = frames.clone();
+        async move {
+            let mut raw = RawHttp2::accept(socket).await;
+            while raw.request().await.is_some() {
+                raw.send(&frames).await;
+            }
+        }
+    })
+    .await;
+    format!("http://{address}")
+}
+
+/// C19: a response that was reset with `NO_ERROR`, or ended by a GOAWAY, looked complete.
+#[tokio::test]
+async fn response_without_end_of_stream_does_not_look_complete() {
+    let head = |flags| frame(HEADERS, END_HEADERS | flags, 1, STATUS_200);
+    let data = |flags| frame(DATA, flags, 1, b"half");
+    let half = [head(0), data(0)].concat();
+    let whole = [head(0), data(END_STREAM)].concat();
+    let bodiless = head(END_STREAM);
+    let with_trailers = [&half[..], &headers(1, END_STREAM, &[("x-sum", "7")])].concat();
+    let reset = |code: u32| frame(RST_STREAM, 0, 1, &code.to_be_bytes());
+    let goaway =
+        |last: u32, code: u32| frame(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat());
+    for (response, end, expected) in [
+        (&half, reset(0), None),
+        (&half, reset(8), None),
+        (&half, goaway(0, 0), None),
+        (&half, goaway(0, 2), None),
+        (&head(0), reset(0), None),
+        (&whole, reset(0), Some("half")),
+        (&bodiless, reset(0), Some("")),
+        (&with_trailers, reset(0), Some("half")),
+        (&whole, goaway(0, 0), Some("half")),
+        (&whole, goaway(1, 0), Some("half")),
+    ] {
+        for _ in 0..3 {
+            let frames = [&response[..], &end].concat();
+            let proxy = start_proxy(raw_responses(frames.clone()).await).await;
+            let response = timeout(PROCESS_TIMEOUT, get(proxy)).await.expect("a response");
+            assert_eq!(response.status(), 200, "{frames:?}");
+            let body = timeout(PROCESS_TIMEOUT, response.into_body().collect()).await.expect("an end");
+            let text = body.ok().map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap());
+            assert_eq!(text.as_deref(), expected, "{frames:?}");
+        }
+    }
+}
+
+/// C18 and C20: a name that http accepts from HTTP/2 alone became a malformed HTTP/1.1 field line.
+#[tokio::test]
+async fn response_fields_with_odd_names_are_dropped() {
+    let fields = [(":status", "200"), ("x\"a", "1"), ("x-b", "2")];
+    let trailers = [("x\"c", "1"), ("x-d", "2")];
+    let frames =
+        [headers(1, 0, &fields), frame(DATA, 0, 1, b"text"), headers(1, END_STREAM, &trailers)].concat();
+    let proxy = start_proxy(raw_responses(frames).await).await;
+    let raw = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, TE\r\nTE: trailers\r\n\r\n";
+    let response = exchange(proxy, raw).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("\r\nx-b: 2\r\n"), "{response}");
+    assert!(response.contains("text") && !response.contains('"'), "{response}");
+}
+
+/// C18: the line of a status without a registered reason had `<none>`.
+#[tokio::test]
+async fn unknown_status_has_an_empty_reason() {
+    let frames = headers(1, END_STREAM, &[(":status", "599")]);
+    let proxy = start_proxy(raw_responses(frames).await).await;
+    let response = exchange(proxy, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 599 \r\n"), "{response}");
+}
+
+/// C13: `Alt-Svc` of HTTP/2 upstreams.
+#[tokio::test]
+async fn alt_svc_is_not_forwarded() {
+    let frames = headers(1, END_STREAM, &[(":status", "200"), ("alt-svc", "h3=\":443\""), ("x-b", "2")]);
+    let proxy = start_proxy(raw_responses(frames).await).await;
+    let response = get(proxy).await;
+    assert!(response.headers().contains_key("x-b") && !response.headers().contains_key("alt-svc"));
+}
+
+/// C1: requests whose credentials authenticate the connection share none with others.
+#[tokio::test]
+async fn authenticated_connections_are_not_shared() {
+    let (record, mut seen) = mpsc::unbounded_channel();
+    let upstream = scripted(move |connection, _, _, respond| {
+        record.send(connection).unwrap();
+        ok(respond);
+        After::Nothing
+    })
+    .await;
+    let spec = RouteSpec { pass_authorization: true, ..route([upstream], http2()) };
+    let proxy = ProxyServer::new([spec]).start().await;
+    for (credentials, expected) in [
+        ("Basic YTpi", 0),
+        ("NTLM TlRMTVNTUAAB", 1),
+        ("Basic YTpi", 0),
+        ("negotiate YII=", 2),
+        ("Negotiate YII=", 3),
+        ("Bearer x", 0),
+    ] {
+        let mut get = request("GET", "/", Body::empty());
+        get.headers_mut().insert("authorization", credentials.parse().unwrap());
+        assert_eq!(connect(proxy).await.send_request(get).await.unwrap().status(), 200);
+        assert_eq!(seen.recv().await, Some(expected), "{credentials}");
+    }
 }

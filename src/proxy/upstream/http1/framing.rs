@@ -6,6 +6,7 @@ use http::header::{HeaderName, HeaderValue};
 use httparse::Status;
 
 use super::error::Http1Error;
+use super::field_lines::repair;
 
 /// Decodes a response body. The variant is its framing, and holds what remains.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,9 +123,33 @@ fn parse_chunk_size(line: &[u8]) -> Option<u64> {
 }
 
 fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error> {
+    if buffer.starts_with(b"\r\n") {
+        drop(buffer.split_to(2));
+        return Ok(Some(HeaderMap::new()));
+    }
+    let parsed = match parse_trailers(buffer) {
+        Err(Http1Error::Head(httparse::Error::HeaderName)) => repair_trailers(buffer)?,
+        parsed => parsed?,
+    };
+    let Some((trailers, length)) = parsed else {
+        return if buffer.len() > MAX_TRAILERS_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
+    };
+    drop(buffer.split_to(length));
+    Ok(Some(trailers))
+}
+
+/// Parses trailers with field lines that are malformed, but tolerable.
+fn repair_trailers(buffer: &[u8]) -> Result<Option<(HeaderMap, usize)>, Http1Error> {
+    let Some(repaired) = repair(buffer, false) else { return Ok(None) };
+    let parsed = parse_trailers(&repaired.bytes)?;
+    Ok(parsed.map(|(trailers, _)| (trailers, repaired.length)))
+}
+
+/// Returns the trailers at the start of the buffer and their length.
+fn parse_trailers(buffer: &[u8]) -> Result<Option<(HeaderMap, usize)>, Http1Error> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
     let Status::Complete((length, fields)) = httparse::parse_headers(buffer, &mut fields)? else {
-        return if buffer.len() > MAX_TRAILERS_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
+        return Ok(None);
     };
     // httparse accepts a bare LF as a line end.
     let mut line_feeds = memchr::memchr_iter(b'\n', &buffer[..length]);
@@ -137,15 +162,14 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error>
         let value = HeaderValue::from_bytes(field.value).map_err(|_| httparse::Error::HeaderValue)?;
         trailers.append(name, value);
     }
-    drop(buffer.split_to(length));
-    Ok(Some(trailers))
+    Ok(Some((trailers, length)))
 }
 
 /// Maximum length of a chunk's size with its extensions, in bytes.
 const MAX_CHUNK_SIZE_LINE: usize = 4 * 1024;
 /// Maximum size of all trailers, in bytes.
 const MAX_TRAILERS_SIZE: usize = 16 * 1024;
-const MAX_TRAILER_FIELDS: usize = 100;
+const MAX_TRAILER_FIELDS: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -25,10 +25,14 @@
 //! Where another interpretation could hide a second message, responses are parsed strictly. Contradictory
 //! framing, transfer codings other than `chunked`, and chunks without CRLF are errors. If any byte follows
 //! the end of a response, the connection is closed.
+//!
+//! Two faults of field lines are tolerated (`field_lines.rs`): whitespace before the colon, which a proxy has to
+//! remove (RFC 9112, section 5.1), and names that are no tokens, whose fields are dropped. nginx forwards both.
 
 mod body;
 mod connection;
 mod error;
+mod field_lines;
 mod framing;
 mod io;
 mod request_head;
@@ -40,3 +44,4 @@ pub(crate) use self::connection::Http1Connection;
 pub(crate) use self::error::Http1Error;
 pub(crate) use self::io::{MaybeTlsStream, UpgradedConnection};
 pub(crate) use self::request_writer::RequestWriter;
+pub(crate) use self::response_head::{DroppedField, EMPTY_REASON};

@@ -5,11 +5,11 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::header_writer::HeaderWriter;
-use crate::proxy::request_head::{ControlData, RequestHead};
+use crate::proxy::request_head::{ConnectionReuse, ControlData, RequestHead};
 
 /// Writes a request head. `default_host` is used if the request names no host.
 pub(super) fn write_head(head: &impl RequestHead, length: BodyLength, default_host: &str, to: &mut Vec<u8>) {
-    let ControlData { method, target, host, upgrade, accepts_trailers } = head.control_data();
+    let ControlData { method, target, host, upgrade, accepts_trailers, reuse } = head.control_data();
     push(to, &[method.as_str().as_bytes(), b" ", target.as_str().as_bytes(), b" HTTP/1.1\r\n"]);
     let host = host.map_or(default_host.as_bytes(), HeaderValue::as_bytes);
     push(to, &[b"host: ", host, b"\r\n"]);
@@ -25,8 +25,14 @@ pub(super) fn write_head(head: &impl RequestHead, length: BodyLength, default_ho
     }
     if let Some(protocols) = upgrade {
         push(to, &[b"connection: upgrade\r\nupgrade: ", protocols.as_bytes(), b"\r\n"]);
-    } else if accepts_trailers {
-        to.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
+    } else {
+        let closes = reuse != ConnectionReuse::Any;
+        to.extend_from_slice(match (closes, accepts_trailers) {
+            (false, false) => b"",
+            (false, true) => b"connection: te\r\nte: trailers\r\n",
+            (true, false) => b"connection: close\r\n",
+            (true, true) => b"connection: close, te\r\nte: trailers\r\n",
+        });
     }
     to.extend_from_slice(b"\r\n");
 }
@@ -71,6 +77,12 @@ mod tests {
             (get(Some("echo"), true), BodyLength::Empty, "connection: upgrade\r\nupgrade: echo\r\n\r\n"),
         ] {
             assert_eq!(written(&head, length), format!("{start}{end}"));
+        }
+        for (accepts_trailers, end) in
+            [(false, "connection: close\r\n\r\n"), (true, "connection: close, te\r\nte: trailers\r\n\r\n")]
+        {
+            let once = TestHead { reuse: ConnectionReuse::Http2, ..get(None, accepts_trailers) };
+            assert_eq!(written(&once, BodyLength::Empty), format!("{start}{end}"));
         }
         let post = TestHead { method: Method::POST, ..get(None, false) };
         assert!(written(&post, BodyLength::Empty).ends_with("\r\ncontent-length: 0\r\n\r\n"));

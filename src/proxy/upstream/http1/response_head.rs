@@ -2,12 +2,14 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
 
 use super::error::Http1Error;
+use super::field_lines::{Repaired, repair};
 use super::framing::{BodyDecoder, ChunkedState};
 use crate::http_headers::split_list;
 use crate::proxy::content_length;
@@ -30,11 +32,35 @@ impl ResponseHead {
     }
 }
 
+/// A field that was dropped from a response, because its name is no token. An extension of the response.
+#[derive(Clone, Debug)]
+pub(crate) struct DroppedField(pub(crate) String);
+
 /// Takes the head of a response to `method` off the buffer. Returns `None` if it is incomplete.
 pub(super) fn parse_response_head(
     buffer: &mut BytesMut,
     method: &Method,
 ) -> Result<Option<ResponseHead>, Http1Error> {
+    match parse_strictly(buffer, method) {
+        Err(Http1Error::Head(httparse::Error::HeaderName)) => parse_repaired(buffer, method),
+        result => result,
+    }
+}
+
+/// Parses a head with field lines that are malformed, but tolerable.
+fn parse_repaired(buffer: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Http1Error> {
+    let Some(Repaired { bytes, length, dropped }) = repair(buffer, true) else {
+        return if buffer.len() >= MAX_HEAD_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
+    };
+    drop(buffer.split_to(length));
+    let mut head = parse_strictly(&mut BytesMut::from(&*bytes), method)?;
+    if let (Some(head), Some(name)) = (&mut head, dropped) {
+        head.response.extensions_mut().insert(DroppedField(name));
+    }
+    Ok(head)
+}
+
+fn parse_strictly(buffer: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Http1Error> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let parser = ParserConfig::default();
@@ -47,6 +73,7 @@ pub(super) fn parse_response_head(
     let status = status.map_err(|_| httparse::Error::Status)?;
     let is_http10 = parsed.version == Some(0);
     let is_switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    let has_own_reason = parsed.reason != status.canonical_reason();
     let mut framing = FramingHeaders::default();
     // The values are slices of the buffer, so that they share its memory.
     let start = buffer.as_ptr().addr();
@@ -75,8 +102,24 @@ pub(super) fn parse_response_head(
     *response.status_mut() = status;
     *response.version_mut() = if is_http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     *response.headers_mut() = headers;
+    if has_own_reason {
+        response.extensions_mut().insert(reason_phrase(&head));
+    }
     Ok(Some(ResponseHead { response, decoder, keep_alive }))
 }
+
+/// Returns the reason phrase of a head, which may be empty (RFC 9112, section 4).
+fn reason_phrase(head: &Bytes) -> ReasonPhrase {
+    let mut lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+    let status_line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let mut parts = status_line.splitn(3, |&byte| byte == b' ');
+    let phrase = parts.nth(2).unwrap_or_default();
+    // The parser has accepted the phrase, so it is valid.
+    ReasonPhrase::try_from(phrase).unwrap_or(EMPTY_REASON)
+}
+
+/// The reason phrase of a status that has none.
+pub(crate) const EMPTY_REASON: ReasonPhrase = ReasonPhrase::from_static(b"");
 
 /// The fields of a response head that concern the connection and the body's framing.
 #[derive(Default)]
@@ -107,7 +150,7 @@ impl FramingHeaders {
                 self.is_chunked = true;
             }
             "transfer-encoding" => return Err(Http1Error::Coding),
-            name if hop_by_hop::is_hop_by_hop(name) => {}
+            name if hop_by_hop::is_framing(name) => {}
             _ => return Ok(HeaderScope::EndToEnd),
         }
         Ok(HeaderScope::HopByHop)
@@ -185,7 +228,7 @@ impl FramingHeaders {
 }
 
 /// Maximum number of fields in a response head.
-const MAX_FIELDS: usize = 100;
+const MAX_FIELDS: usize = 256;
 /// Maximum size of a response head, in bytes.
 const MAX_HEAD_SIZE: usize = 64 * 1024;
 /// Spare capacity for the fields that the gateway adds.
@@ -248,7 +291,7 @@ mod tests {
         let mut http10 = BytesMut::from("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         assert!(matches!(parse_response_head(&mut http10, &Method::GET), Err(Http1Error::Coding)));
         for fields in
-            ["no field\r\n", " folded: 1\r\n", "A : 1\r\n", "A: 1\r\n b\r\n", "A: \0\r\n", ": 1\r\n"]
+            ["no field\r\n", " folded: 1\r\n", "A b: 1\r\n", "A: 1\r\n b\r\n", "A: \0\r\n", ": 1\r\n"]
         {
             assert!(matches!(parse(fields), Err(Http1Error::Head(_))), "{fields:?}");
         }

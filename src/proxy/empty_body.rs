@@ -1,0 +1,58 @@
+//! Detection of empty request bodies, which are forwarded as no body.
+//!
+//! Where a body has no meaning, an HTTP/1.1 upstream may ignore it and read its bytes as the next request
+//! (RFC 9110, section 9.3.1).
+
+use std::time::Duration;
+
+use axum_core::body::Body;
+use http::Method;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::error::ProxyError;
+use super::prefixed_body::PrefixedBody;
+use super::stream_error::{UploadError, UploadErrorKind};
+
+/// Returns `true` for a method whose requests have no body as a rule: its meaning is not defined.
+pub(super) fn is_bodiless(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+}
+
+/// Returns `true` if only its first frame can tell that a body is not empty.
+///
+/// An HTTP/2 body that was announced as empty ends with a frame of its own, or is not empty.
+pub(super) fn may_be_empty(body: &Body, method: &Method) -> bool {
+    match body.size_hint().exact() {
+        _ if body.is_end_stream() => false,
+        Some(length) => length == 0,
+        None => is_bodiless(method),
+    }
+}
+
+/// Waits for the first data of a body. If there is none, returns a body that has ended.
+pub(super) async fn resolve(mut body: Body, idle_timeout: Duration) -> Result<Body, ProxyError> {
+    let is_announced_empty = body.size_hint().exact() == Some(0);
+    loop {
+        let frame = timeout(idle_timeout, body.frame()).await.map_err(|_| ProxyError::BodyTimeout)?;
+        match frame {
+            None => return Ok(Body::empty()),
+            Some(Err(error)) => return Err(body_error(UploadError::from_client(error.into()))),
+            Some(Ok(frame)) if frame.is_trailers() => return Ok(Body::empty()),
+            Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.is_empty()) => {}
+            Some(Ok(_)) if is_announced_empty => {
+                return Err(ProxyError::BodyIncomplete("body exceeds its announced length".into()));
+            }
+            Some(Ok(frame)) => return Ok(Body::new(PrefixedBody::new(vec![frame], Some(body)))),
+        }
+    }
+}
+
+fn body_error(error: UploadError) -> ProxyError {
+    match error.kind() {
+        UploadErrorKind::Client => ProxyError::BodyIncomplete(error.into()),
+        UploadErrorKind::Idle => ProxyError::BodyTimeout,
+        UploadErrorKind::TooLarge => ProxyError::BodyTooLarge,
+    }
+}
