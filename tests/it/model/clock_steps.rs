@@ -4,7 +4,7 @@
 use super::coverage::CoverageEvent;
 use super::generators::{HOUR, add_clock_steps, with_clock_steps};
 use super::rules::Rules;
-use super::script::Random;
+use super::script::{Random, Script};
 use super::thief::{Thief, day};
 use super::world::{Outcome, World};
 use super::{check_in_model, run};
@@ -33,7 +33,8 @@ fn clock_steps_sign_no_honest_browser_out() {
 #[test]
 fn clock_steps_hide_no_thief() {
     for thief in Thief::ALL {
-        let outcomes: Vec<Outcome> = (0..15).map(|seed| World::run(&day_with_steps(seed, thief))).collect();
+        let run = |seed| World::run(&day_with_steps(seed, Rules::Sekisho, Some(thief)));
+        let outcomes: Vec<Outcome> = (0..15).map(run).collect();
         let violations: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.violation.as_ref()).collect();
         assert!(violations.is_empty(), "{thief:?}: {violations:?}");
         let undetected = outcomes.iter().filter(|outcome| outcome.stolen && outcome.detected_after.is_none());
@@ -41,9 +42,10 @@ fn clock_steps_hide_no_thief() {
     }
 }
 
-fn day_with_steps(seed: u64, thief: Thief) -> super::script::Script {
+/// Generates the 12 hours of the rule comparison, with clocks that step.
+pub(super) fn day_with_steps(seed: u64, rules: Rules, thief: Option<Thief>) -> Script {
     let seed = seed.wrapping_mul(0x1234_5678_9ABC_DEF1);
-    let mut script = day(seed, Rules::Sekisho, Some(thief));
+    let mut script = day(seed, rules, thief);
     // A later time would end the session by its idle expiry.
     add_clock_steps(&mut Random(!seed), &mut script, 6 * HOUR);
     script
