@@ -8,6 +8,8 @@ use std::process::Output;
 /// An error that ends the lab.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LabError {
+    #[error("{source}; the faults before it:\n{before}")]
+    AfterFaults { source: Box<Self>, before: String },
     #[error("{what} failed: {output}")]
     Command { what: String, output: String },
     #[error("interrupted before the start")]
@@ -35,6 +37,11 @@ impl LabError {
     pub(crate) fn io(what: impl Display) -> impl FnOnce(io::Error) -> Self {
         let what = what.to_string();
         move |source| Self::Io { what, source }
+    }
+
+    /// Adds the faults that were injected before the error.
+    pub(crate) fn after(self, faults: &[String]) -> Self {
+        Self::AfterFaults { source: Box::new(self), before: faults.join("\n") }
     }
 
     /// Returns the standard output of a successful command.

@@ -200,6 +200,11 @@ impl EventLog {
         push(&mut self.lock().troubles, line, 12);
     }
 
+    /// Returns the last faults.
+    pub(crate) fn last_faults(&self) -> Vec<String> {
+        self.lock().troubles.iter().cloned().collect()
+    }
+
     /// Records that a request of the session took longer than the rules allow for.
     pub(crate) fn record_late_request(&self, session: Uuid) {
         if let Some(known) = self.lock().sessions.get_mut(&session) {

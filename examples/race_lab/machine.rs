@@ -42,6 +42,9 @@ impl WallClock {
             variable("FAKETIME_TIMESTAMP_FILE", &self.file),
             "FAKETIME_NO_CACHE=1".into(),
             "DONT_FAKE_MONOTONIC=1".into(),
+            // Steps change no file's times. The library would lock a semaphore that all processes of PostgreSQL share,
+            // and that a process killed meanwhile never unlocks.
+            "NO_FAKE_STAT=1".into(),
         ]
     }
 

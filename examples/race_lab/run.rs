@@ -106,12 +106,12 @@ async fn run_faults_and_actors(
     postgres: Option<&Postgres>,
 ) -> Result<(), LabError> {
     let server = postgres.and_then(Postgres::temporary_server);
-    let (killed, restarted, stepped) = tokio::join!(
+    let injected = tokio::try_join!(
         faults::kill_gateways(lab, server),
         faults::restart_store(lab, server),
         faults::step_clocks(lab, server)
     );
-    killed.and(restarted).and(stepped)?;
+    injected.map_err(|error| error.after(&lab.events.last_faults()))?;
     actors.join_all().await;
     if lab.events.counters().rotated == 0 {
         lab.events
