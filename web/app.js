@@ -97,7 +97,7 @@ async function fillDemoCredentials() {
   demoCredentials ??= await fetch("/demo/sample.json")
     .then((response) => (response.ok ? response.json() : null))
     .catch(() => null);
-  if (!demoCredentials) return;
+  if (!demoCredentials?.password) return;
   form.elements.email.value ||= demoCredentials.email;
   form.elements.password.value ||= demoCredentials.password;
   document.getElementById("demo-email").textContent = demoCredentials.email;

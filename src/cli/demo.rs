@@ -11,11 +11,13 @@ use super::output;
 use super::serve::serve;
 use crate::app::DemoCredentials;
 use crate::backend::db::Stores;
-use crate::config::{Config, ListenAddr, Sources};
+use crate::client_info::ClientInfo;
+use crate::config::{Config, ConfigError, ListenAddr, Sources};
 use crate::models::user::Role;
+use crate::services::crypto::random_id;
 use crate::services::sample_movies::sample_movies;
 use crate::services::store::{MovieQuery, StoreError};
-use crate::services::users::{NewUser, UserError};
+use crate::services::users::{NewUser, UserError, Users};
 use crate::telemetry::LogGuard;
 
 /// Arguments of `sekisho demo`.
@@ -27,22 +29,37 @@ pub struct DemoArgs {
 }
 
 impl DemoArgs {
-    /// Configuration of the demo, with database and keys in `dir`.
+    /// Loads the configuration of the demo, with database and keys in `dir`.
     ///
     /// Apart from `file`, nothing on the machine is read, so the demo cannot open a real database.
-    #[must_use]
-    pub fn sources(&self, dir: &Path, file: Option<PathBuf>) -> Sources {
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ConfigError`] that names the invalid setting of `file`.
+    pub fn config(&self, dir: &Path, file: Option<PathBuf>) -> Result<Config, ConfigError> {
+        let mut config = Config::load(&self.sources(dir, file))?.config;
+        if !self.listen.is_loopback() {
+            // Only the demo may: browsers drop Secure cookies of plain http.
+            config.cookies.allow_http();
+        }
+        Ok(config)
+    }
+
+    fn sources(&self, dir: &Path, file: Option<PathBuf>) -> Sources {
         let mut flags = vec![
             ("server.listen", self.listen.to_string()),
             ("server.builtin", r#"["auth", "token", "movies", "docs"]"#.to_owned()),
             ("admin.listen", "127.0.0.1:0".to_owned()),
-            ("database.url", format!("sqlite://{}", dir.join("demo.db").display())),
-            ("tokens.key_dir", dir.join("keys").display().to_string()),
+            ("database.url", database_url(dir)),
+            ("tokens.key_dir", dir.join(KEYS).display().to_string()),
             // Short, so that refreshes are easy to watch.
-            ("tokens.access_ttl", "20s".to_owned()),
-            ("session.grace", "5s".to_owned()),
+            ("tokens.access_ttl", ACCESS_TTL.to_owned()),
+            ("session.grace", GRACE.to_owned()),
         ];
-        if !self.listen.is_loopback() {
+        if self.listen.is_loopback() {
+            // Safari drops Secure cookies of plain http, also on this machine.
+            flags.push(("cookies.secure", "false".to_owned()));
+        } else {
             // As in a container whose port is published on this machine.
             flags.push(("server.public_origin", format!("http://localhost:{}", self.listen.port())));
         }
@@ -51,31 +68,52 @@ impl DemoArgs {
     }
 }
 
+fn database_url(dir: &Path) -> String {
+    format!("sqlite://{}", dir.join("demo.db").display())
+}
+
 /// Starts the gateway with a sample user and movies, and prints its address.
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
-    let config = Config::load(&args.sources(Path::new(DIR), file))?.config;
+    let dir = Path::new(DIR);
+    let config = args.config(dir, file)?;
     let log = LogGuard::to_stderr(config.log.format);
+    let is_public = !args.listen.is_loopback();
+    let password = if is_public { random_password()? } else { PASSWORD.to_owned() };
+    if is_public {
+        tracing::warn!(
+            listen = %args.listen,
+            "the demo is reachable from other machines over plain http, with a random password: use it for a short time"
+        );
+    }
     block_on(async {
         let stores = bootstrap::stores(&config).await?;
-        seed(&config, &stores).await?;
-        let sample = DemoCredentials { email: EMAIL.to_owned(), password: PASSWORD.to_owned() };
-        serve(&config, None, stores, &log, Some(sample), |origin| output::print_lines(&banner(origin))).await
+        seed(&config, &stores, &SecretString::from(password.as_str())).await?;
+        write_command_config(dir)?;
+        let shown = (!is_public).then(|| password.clone());
+        let sample = DemoCredentials { email: EMAIL.to_owned(), password: shown };
+        let ready = |origin: &str| output::print_lines(&banner(origin, &password));
+        serve(&config, None, stores, &log, Some(sample), ready).await
     })
 }
 
+/// Writes the configuration with which commands open the demo's database.
+fn write_command_config(dir: &Path) -> Result<(), CliError> {
+    let url = database_url(dir);
+    let keys = dir.join(KEYS);
+    let text = format!(
+        "# Written by `sekisho demo`, for commands beside it.\n\
+         [database]\nurl = {url:?}\n\n\
+         [tokens]\nkey_dir = {keys:?}\naccess_ttl = {ACCESS_TTL:?}\n\n\
+         [session]\ngrace = {GRACE:?}\n"
+    );
+    let path = dir.join(COMMAND_CONFIG);
+    std::fs::write(&path, text)
+        .map_err(|error| CliError::failed(format!("cannot write {}", path.display()), error))
+}
+
 /// Creates the sample user and the movies, unless they exist.
-async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
-    let users = bootstrap::users(config, stores).await?;
-    let sample = NewUser {
-        email: EMAIL.to_owned(),
-        name: Some("Taro".to_owned()),
-        role: Role::Admin,
-        password: SecretString::from(PASSWORD),
-    };
-    match users.create(sample).await {
-        Ok(_) | Err(UserError::Store(StoreError::Conflict(_))) => {}
-        Err(error) => return Err(error.into()),
-    }
+async fn seed(config: &Config, stores: &Stores, password: &SecretString) -> Result<(), CliError> {
+    seed_user(&bootstrap::users(config, stores).await?, password).await?;
     let failed = |error| CliError::failed("cannot store the movies", error);
     let (_, there) = stores.movies.list_movies(&MovieQuery::default()).await.map_err(failed)?;
     if there == 0 {
@@ -84,34 +122,70 @@ async fn seed(config: &Config, stores: &Stores) -> Result<(), CliError> {
     Ok(())
 }
 
-fn banner(origin: &str) -> [String; 5] {
+/// Creates the sample user with this password, or sets it, unless it is the user's.
+async fn seed_user(users: &Users, password: &SecretString) -> Result<(), CliError> {
+    let sample = NewUser {
+        email: EMAIL.to_owned(),
+        name: Some("Taro".to_owned()),
+        role: Role::Admin,
+        password: password.clone(),
+    };
+    match users.create(sample).await {
+        Err(UserError::Store(StoreError::Conflict(_))) => {}
+        created => return Ok(created.map(drop)?),
+    }
+    let user = users.find_by_email(EMAIL).await?;
+    if !users.has_password(&user, password).await? {
+        users.set_password(&user, password, &ClientInfo::command_line("demo")).await?;
+    }
+    Ok(())
+}
+
+/// Returns a password of 80 random bits.
+fn random_password() -> Result<String, CliError> {
+    let id = random_id().map_err(|_| UserError::Random)?;
+    let letters = id.into_bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
+    let groups = letters.chunks(4).map(String::from_iter);
+    Ok(groups.collect::<Vec<_>>().join("-"))
+}
+
+fn banner(origin: &str, password: &str) -> [String; 6] {
     [
         "Sekisho demo".to_owned(),
         format!("  open      {origin}"),
-        format!("  sign in   {EMAIL} / {PASSWORD}"),
+        format!("  sign in   {EMAIL} / {password}"),
         format!("  API       {origin}/docs"),
+        format!("  commands  sekisho session list --config {DIR}/{COMMAND_CONFIG}"),
         "  stop      Ctrl-C; start it again, and you are still signed in".to_owned(),
     ]
 }
 
 /// The directory of database and keys, below the current directory.
 const DIR: &str = "data/demo";
+const KEYS: &str = "keys";
+const COMMAND_CONFIG: &str = "sekisho.toml";
+const ACCESS_TTL: &str = "20s";
+const GRACE: &str = "5s";
 const EMAIL: &str = "taro@example.jp";
 const PASSWORD: &str = "mountain-lantern-over-hakone";
+
+/// Letters and digits that are hard to confuse.
+const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   sekisho demo                            on http://localhost:8080
   sekisho demo --listen localhost:9000
+  sekisho demo --listen 0.0.0.0:8080      for other machines, with a random password
+  sekisho session list --config data/demo/sekisho.toml
 
 The demo prints its address and the sample credentials. Access tokens expire after 20 seconds, so that
-refreshes can be observed. It is not suitable for production. Its data is in data/demo. It reads no
-configuration except a file given with --config.";
+refreshes can be observed. It is not suitable for production. Its data is in data/demo, with a configuration
+file for commands beside it. It reads no configuration except a file given with --config.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn demo_configuration_is_valid() {
@@ -121,7 +195,9 @@ mod tests {
             ("0.0.0.0:8080", "http://localhost:8080"),
         ] {
             let args = DemoArgs { listen: listen.parse().unwrap() };
-            let config = Config::load(&args.sources(Path::new("/tmp/x"), None)).unwrap().config;
+            let config = args.config(Path::new("/tmp/x"), None).unwrap();
+            assert!(!config.cookies.secure);
+            assert_eq!(config.cookies.access_name, "access_token");
             assert_eq!(config.server.public_origin_at("127.0.0.1:1".parse().unwrap()).as_str(), origin);
         }
     }

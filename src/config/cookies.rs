@@ -19,6 +19,13 @@ pub struct Cookies {
 }
 
 impl Cookies {
+    /// Removes `Secure` from the cookies and gives them the names that they have without it, for the demo.
+    pub(crate) fn allow_http(&mut self) {
+        self.secure = false;
+        ACCESS_NAME.clone_into(&mut self.access_name);
+        REFRESH_NAME.clone_into(&mut self.refresh_name);
+    }
+
     pub(super) fn read(settings: &RawSettings, server: &Server) -> Result<Self, ConfigError> {
         let secure = settings.required(SECURE, settings.boolean(SECURE))?;
         let choices = [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
@@ -28,8 +35,8 @@ impl Cookies {
             let problem = "browsers reject it without Secure: set cookies.secure = true, or use lax";
             return Err(settings.invalid(SAME_SITE, problem));
         }
-        let access_name = name(settings, "cookies.access_name", "access_token", secure)?;
-        let refresh_name = name(settings, "cookies.refresh_name", "refresh_token", secure)?;
+        let access_name = name(settings, "cookies.access_name", ACCESS_NAME, secure)?;
+        let refresh_name = name(settings, "cookies.refresh_name", REFRESH_NAME, secure)?;
         if access_name == refresh_name {
             return Err(
                 settings.invalid("cookies.refresh_name", "expected another name than cookies.access_name")
@@ -78,6 +85,10 @@ fn name(settings: &RawSettings, key: &str, plain: &str, secure: bool) -> Result<
     }
     Ok(name.to_owned())
 }
+
+/// Names of cookies without `Secure`.
+const ACCESS_NAME: &str = "access_token";
+const REFRESH_NAME: &str = "refresh_token";
 
 const SECURE: &str = "cookies.secure";
 const SAME_SITE: &str = "cookies.same_site";

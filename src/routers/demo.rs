@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::files::route_file;
 use super::security_headers;
 
-/// Credentials that the demo page fills in. They are public.
+/// Credentials of the demo's user.
 #[derive(Clone, Debug, Serialize)]
 pub struct DemoCredentials {
     /// Email address.
     pub email: String,
-    /// Password.
-    pub password: String,
+    /// Password, if the demo page shows it.
+    pub password: Option<String>,
 }
 
 /// Creates the routes of the demo page, and `/demo/sample.json` if there are demo credentials.

@@ -184,6 +184,15 @@ impl Users {
         Ok(self.store.find_user(id).await?)
     }
 
+    /// Returns `true` if this is the password of the user.
+    ///
+    /// # Errors
+    ///
+    /// If the password cannot be hashed.
+    pub async fn has_password(&self, user: &User, password: &SecretString) -> Result<bool, UserError> {
+        Ok(self.passwords.verify_user(password, Some(user)).await?.ok)
+    }
+
     /// Sets a password and terminates the user's sessions. Returns their number.
     ///
     /// # Errors

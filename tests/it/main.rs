@@ -14,6 +14,7 @@ mod crash;
 mod csrf;
 mod database;
 mod demo;
+mod demo_process;
 mod documentation;
 mod durability;
 mod failover;

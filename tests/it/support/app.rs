@@ -96,8 +96,10 @@ impl TestApp {
     /// Starts a gateway with the demo's user.
     pub(crate) async fn demo() -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");
-        let sample =
-            DemoCredentials { email: "otama@example.com".to_owned(), password: "let me through".to_owned() };
+        let sample = DemoCredentials {
+            email: "otama@example.com".to_owned(),
+            password: Some("let me through".to_owned()),
+        };
         Self::build(fresh, config(&[], None), Some(sample))
     }
 
