@@ -160,10 +160,11 @@ impl ErrorResponses {
         if is_unauthorized {
             vary_by_kind(response.headers_mut());
         }
-        if needs_sign_in && client.kind == RequestKind::Navigation {
-            if let Some(location) = self.sign_in_location() {
-                return self.redirect(location, problem, response);
-            }
+        if needs_sign_in
+            && client.kind == RequestKind::Navigation
+            && let Some(location) = self.sign_in_location()
+        {
+            return self.redirect(location, problem, response);
         }
         match &self.pages {
             Some(pages) if client.kind != RequestKind::Other && (needs_sign_in || !is_unauthorized) => {

@@ -112,7 +112,7 @@ async fn http2_cookie_fields_are_joined() {
 #[tokio::test]
 async fn cookie_fields_count_once() {
     let limits = ServerLimits::default();
-    let (server, _seen) = TestServer::start(1, limits.clone());
+    let (server, _seen) = TestServer::start(1, limits);
     for (others, status) in [(10, 200), (limits.header_fields - 2, 200), (limits.header_fields, 431)] {
         let mut client = server.http2().await;
         let mut request = get2("/");
