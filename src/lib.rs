@@ -30,7 +30,7 @@
 //!    been terminated meanwhile, and [`X-Session-Event`](layer::SESSION_EVENT_HEADER).
 //! 10. [`AccessLog`](telemetry::AccessLog): gets an entry once the response body has been sent.
 //!
-//! WebSockets and event streams are [closed](proxy::LongLivedStreams) when their session ends.
+//! WebSockets and event streams are [closed](long_lived_streams::LongLivedStreams) when their session ends.
 //!
 //! # Threads
 //!
@@ -43,7 +43,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`] | the terms that all modules share |
+//! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`], [`long_lived_streams`] | the terms that all modules share |
 //! | [`models`] | sessions, users, audit entries, movies |
 //! | [`layer`] | the tower layer: cookies, verification, refresh |
 //! | [`services`] | tokens, rotation, sign-in, users, and the traits of the stores |
@@ -112,6 +112,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod key_store;
+#[cfg(feature = "server")]
+pub mod long_lived_streams;
 #[cfg(feature = "server")]
 pub mod pages;
 #[cfg(feature = "server")]

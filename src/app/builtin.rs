@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::body::Body;
+use axum::middleware::from_fn_with_state;
 use http::{Request, Response};
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
@@ -14,7 +15,9 @@ use super::proxy_stacks::OnReject;
 use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
 use crate::layer::{Reject401, Rejection, SilentRefreshLayer};
+use crate::long_lived_streams::LongLivedStreams;
 use crate::proxy::Forwarded;
+use crate::routers::events::{self, EventsState};
 use crate::routers::pages::{BrowserOrigin, PagesState};
 use crate::routers::{auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
 use crate::server::ClientShares;
@@ -24,12 +27,19 @@ use crate::telemetry::metrics::HttpMetrics;
 
 /// Returns the path prefixes of the built-in router, each with its route number in the metrics.
 pub(super) fn paths(server: &config::Server, metrics: &HttpMetrics) -> Vec<(PathPrefix, u32)> {
-    let mut paths = Vec::new();
+    // Before the shorter path of its group.
+    let mut paths = Vec::from_iter(events_path(server, metrics));
     for builtin in &server.builtin {
         let number = metrics.route(&format!("builtin:{}", builtin.as_str()));
         paths.extend(server.paths_of(*builtin).into_iter().map(|path| (path, number)));
     }
     paths
+}
+
+/// Returns the path of the event stream. It has a route number of its own, because its responses last for hours.
+fn events_path(server: &config::Server, metrics: &HttpMetrics) -> Option<(PathPrefix, u32)> {
+    let path = format!("{}/events", server.auth_prefix).parse().ok()?;
+    server.has(BuiltinRoutes::Auth).then(|| (path, metrics.route("builtin:events")))
 }
 
 /// Returns the path prefixes of sign-in, registration and tokens. A cross-site request to them needs no cookies to do
@@ -43,25 +53,32 @@ pub(super) fn router(
     server: &config::Server,
     session: &SilentRefreshLayer<Tokens>,
     shares: ClientShares,
+    streams: LongLivedStreams,
     movies: Movies,
     pages: PagesState,
 ) -> Router {
     let state = pages.auth.clone();
-    let page_shares = shares.clone();
-    let session_required = ServiceBuilder::new()
-        .layer(session.clone().with_on_reject(Reject401))
+    let identified = ServiceBuilder::new()
         // Inside the session layer, so that a panicking handler does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
         .layer(layer_fn(move |inner| IdentityRecorder::new(inner, shares.clone())));
+    let session_required =
+        ServiceBuilder::new().layer(session.clone().with_on_reject(Reject401)).layer(identified.clone());
     let session_optional = ServiceBuilder::new()
         .layer(session.clone().with_on_reject(always_continue as OnReject))
-        .layer(layer_fn(CatchPanic))
-        .layer(layer_fn(move |inner| IdentityRecorder::new(inner, page_shares.clone())));
+        .layer(identified.clone());
     let mut api = OpenApiRouter::new();
     if server.has(BuiltinRoutes::Auth) {
-        let auth = auth::public().merge(auth::signed_in().layer(session_required.clone()));
-        api =
-            api.merge(OpenApiRouter::new().nest(server.auth_prefix.as_str(), auth.with_state(state.clone())));
+        let identify = from_fn_with_state(state.clone(), events::identify);
+        let events = events::router()
+            .layer(ServiceBuilder::new().layer(identify).layer(identified))
+            .with_state(EventsState::new(state.auth.tokens(), streams));
+        let auth = auth::public()
+            .merge(auth::signed_in().layer(session_required.clone()))
+            .with_state(state.clone())
+            .merge(events)
+            .merge(events::script().into());
+        api = api.merge(OpenApiRouter::new().nest(server.auth_prefix.as_str(), auth));
         api = api.merge(jwks::router().with_state(state.auth.tokens().clone()));
     }
     if server.has(BuiltinRoutes::Token) {

@@ -60,8 +60,9 @@ use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::layer::{CookiePolicy, OnStoreLoss, SilentRefreshLayer};
+use crate::long_lived_streams::LongLivedStreams;
 use crate::pages::{SharedPages, SignInTarget};
-use crate::proxy::{LongLivedStreams, Proxy, ReservedCookies, Routes};
+use crate::proxy::{Proxy, ReservedCookies, Routes};
 pub use crate::routers::demo::DemoCredentials;
 use crate::routers::health::ShutdownFlag;
 use crate::routers::{AuthState, demo, health, with_fallbacks};
@@ -152,7 +153,7 @@ impl App {
         let proxies = ProxyStacks::new(session.clone(), shares.clone(), proxy);
         let state = AuthState { auth, cookies, clock };
         let pages = SharedPages::new(build_pages(config, dependencies.public_origin.host())?);
-        let builder = stack_builder(&dependencies, &session, &shares, state, pages);
+        let builder = stack_builder(&dependencies, &session, &shares, state, &streams, pages);
         let reloadable = builder.prepare(config, &Routes::default())?;
         let stacks = ReloadableStacks::new(builder, reloadable);
         let metrics = metrics_renderer(dependencies.metrics, dependencies.telemetry);
@@ -206,6 +207,7 @@ fn stack_builder(
     session: &SilentRefreshLayer<Tokens>,
     shares: &ClientShares,
     state: AuthState,
+    streams: &LongLivedStreams,
     pages: SharedPages,
 ) -> StackBuilder {
     let config = dependencies.config;
@@ -231,6 +233,7 @@ fn stack_builder(
             &config.server,
             session,
             shares.clone(),
+            streams.clone(),
             movies,
             pages_state(config, &public_origin, state, pages.clone()),
         ),

@@ -14,7 +14,7 @@ use crate::identity::Identity;
 use crate::session_event::SessionEvent;
 
 /// Handling of a request, decided by its tokens.
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// The access token is valid.
     Accept(Identity),
     /// The session has to be refreshed. `current` is the identity of a still valid access token.
@@ -23,7 +23,7 @@ pub(super) enum Decision {
     Reject(Rejection),
 }
 
-pub(super) fn decide<T: TokenService, B>(
+pub(crate) fn decide<T: TokenService, B>(
     tokens: &T,
     policy: &CookiePolicy,
     request: &Request<B>,
@@ -127,12 +127,18 @@ pub(super) fn refresh_outcome(
         (Some(Err(RefreshError::SessionEnded { event, .. })), Some(identity)) if !is_terminal(event) => {
             RefreshOutcome::Kept(identity, None)
         }
-        (Some(Err(RefreshError::SessionEnded { event, clear_cookies })), _) => {
-            let clear_cookies = clear_cookies && is_terminal(event);
-            RefreshOutcome::Rejected(Rejection { clear_cookies, ..Rejection::new(event) })
-        }
-        (Some(Err(RefreshError::Unavailable)), _) | (None, None) => {
-            RefreshOutcome::Rejected(Rejection::unavailable())
+        (Some(Err(error)), _) => RefreshOutcome::Rejected(error.into()),
+        (None, None) => RefreshOutcome::Rejected(Rejection::unavailable()),
+    }
+}
+
+impl From<RefreshError> for Rejection {
+    fn from(error: RefreshError) -> Self {
+        match error {
+            RefreshError::SessionEnded { event, clear_cookies } => {
+                Self { clear_cookies: clear_cookies && is_terminal(event), ..Self::new(event) }
+            }
+            RefreshError::Unavailable => Self::unavailable(),
         }
     }
 }

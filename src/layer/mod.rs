@@ -235,6 +235,8 @@ pub(crate) use self::bearer::from_headers as bearer_token;
 pub use self::cookies::{
     CookiePolicy, CookiePolicyError, CookieValue, DuplicateCookie, IllegalToken, SameSite, SessionCookies,
 };
+#[cfg(feature = "server")]
+pub(crate) use self::decision::{Decision, decide};
 pub use self::extract::{CurrentUser, NotSignedIn};
 pub use self::future::ResponseFuture;
 pub use self::layer::SilentRefreshLayer;

@@ -54,7 +54,7 @@ impl Rejection {
         Self { bearer: true, ..Self::new(event) }
     }
 
-    pub(super) const fn unavailable() -> Self {
+    pub(crate) const fn unavailable() -> Self {
         Self { kind: RejectionKind::Unavailable, ..Self::new(SessionEvent::StoreUnavailable) }
     }
 

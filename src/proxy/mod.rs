@@ -53,7 +53,7 @@
 //! - Upgrades to HTTP (`h2c`) are never allowed, since the requests inside would bypass all checks.
 //! - The `Origin` of a WebSocket handshake is checked by an outer layer.
 //!
-//! A stream that was opened in a session ends with the session, for any reason ([`LongLivedStreams`]):
+//! A stream that was opened in a session ends with the session, for any reason ([`LongLivedStreams`](crate::long_lived_streams::LongLivedStreams)):
 //!
 //! - [`websocket`] tracks the frame boundaries. At the next boundary the client receives a Close frame with
 //!   code 4401 and the event (`logged_out`) as its reason, and the upstream one with code 1001. Both have a
@@ -72,7 +72,8 @@
 //! use axum::extract::Request;
 //! use axum::middleware::{Next, from_fn_with_state};
 //! use axum::response::Response;
-//! use sekisho::proxy::{LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
+//! use sekisho::long_lived_streams::LongLivedStreams;
+//! use sekisho::proxy::{Proxy, ProxyError, ReservedCookies, RouteSpec, Routes};
 //!
 //! async fn find_route(
 //!     axum::extract::State(routes): axum::extract::State<Routes>,
@@ -100,6 +101,7 @@ mod content_length;
 mod cookies;
 mod empty_body;
 mod error;
+mod event_stream;
 mod forwarded;
 mod header_edits;
 mod header_policy;
@@ -107,7 +109,6 @@ mod header_writer;
 mod hop_by_hop;
 mod identity_headers;
 mod idle_timer;
-mod long_lived;
 mod path;
 mod prefixed_body;
 mod request;
@@ -139,7 +140,6 @@ pub use error::ProxyError;
 pub use forwarded::Forwarded;
 pub use header_edits::HeaderEdits;
 pub use identity_headers::IdentityHeaders;
-pub use long_lived::LongLivedStreams;
 pub use path::{BadPath, check as check_path};
 pub use route_error::RouteError;
 pub use route_spec::RouteSpec;

@@ -239,8 +239,8 @@ const PROTECTED_FROM_CONNECTION: [HeaderName; 2] = [X_REQUEST_ID, TRACEPARENT];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::long_lived_streams::LongLivedStreams;
     use crate::proxy::cookies::ReservedCookies;
-    use crate::proxy::long_lived::LongLivedStreams;
     use crate::proxy::session_use::SessionUses;
     use crate::proxy::via::Via;
 

@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::cookies::ReservedCookies;
 use super::empty_body;
 use super::error::ProxyError;
-use super::long_lived::{LongLivedStreams, bind_event_stream, is_event_stream};
+use super::event_stream::{bind_event_stream, is_event_stream};
 use super::request::{HeaderFlags, UpstreamRequest};
 use super::request_body::UpstreamRequestBody;
 use super::response::prepare_response;
@@ -32,6 +32,7 @@ use super::upstream::{self, Lease, Pool, UpstreamBody};
 use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
 use crate::identity::{Identity, SessionId};
+use crate::long_lived_streams::LongLivedStreams;
 use crate::session_event::SessionUseRecorder;
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::cookies::ReservedCookies;
-use super::long_lived::LongLivedStreams;
 use super::session_use::SessionUses;
 use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
+use crate::long_lived_streams::LongLivedStreams;
 
 /// Settings of a [`Proxy`](super::Proxy) that apply to every route.
 #[derive(Clone)]

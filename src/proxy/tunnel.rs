@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::idle_timer::to_millis;
-use super::long_lived::StreamKind;
 use super::session_use::UseReporter;
 use super::websocket::{self, FrameTracker};
+use crate::long_lived_streams::StreamKind;
 use crate::session_event::SessionEvent;
 
 /// Reason for which the gateway closes a tunnel.

@@ -19,12 +19,12 @@ use hyper_util::rt::TokioIo;
 use ring::digest;
 
 use super::error::ProxyError;
-use super::long_lived::{LongLivedStreams, StreamGauge, StreamKind};
 use super::settings::ProxySettings;
 use super::tunnel::{CloseReason, Tunnel};
 use super::upstream::UpgradedConnection;
 use crate::http_headers;
 use crate::identity::SessionId;
+use crate::long_lived_streams::{LongLivedStreams, StreamGauge, StreamKind};
 use crate::request_context::with_current_context;
 
 /// Returns `true` for a request with a protocol upgrade.

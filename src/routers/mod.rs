@@ -3,6 +3,7 @@
 //! | path | module |
 //! |---|---|
 //! | `/auth/login`, `/auth/logout`, `/auth/logout-all`, `/auth/refresh`, `/auth/register`, `/auth/password`, `/auth/session`, `/auth/sessions`, `/auth/sessions/{id}` | [`auth`] |
+//! | `/auth/events`, `/auth/session-events.js` | [`events`] |
 //! | `/token` | [`token`] |
 //! | `/.well-known/jwks.json` | [`jwks`] |
 //! | `/movies`, `/movies/{id}` | [`movies`] |
@@ -20,6 +21,7 @@ mod content_type;
 pub mod demo;
 pub mod docs;
 mod error;
+pub mod events;
 mod extract;
 mod files;
 mod form;

@@ -86,6 +86,28 @@ impl Refresher {
         Err(RefreshError::Unavailable)
     }
 
+    /// Returns the row of the session that a refresh token would refresh. Changes nothing, whatever the token.
+    pub(super) async fn find_session(
+        self: &Arc<Self>,
+        request: &RefreshRequest,
+        kind: SessionKind,
+    ) -> Result<Session, RefreshError> {
+        let presented = self.parse(request, kind)?;
+        let refresher = Arc::clone(self);
+        let find = async move { refresher.store.find_session(presented.session).await };
+        let found = self.runtime.run(find).await.map_err(StoreError::unavailable).flatten();
+        let row = found.inspect_err(log_store_error).map_err(|_| RefreshError::Unavailable)?;
+        let event = match (self.attempt(presented, &request.client).decide(row.as_ref()), row) {
+            (Decision::Ended { event, .. }, _) => event,
+            (Decision::WrongKind, _) => SessionEvent::Malformed,
+            // The next request that would refresh the session terminates it.
+            (Decision::Reuse(_), _) => SessionEvent::Missing,
+            (_, Some(row)) => return Ok(row),
+            (_, None) => SessionEvent::UnknownSession,
+        };
+        Err(RefreshError::SessionEnded { event, clear_cookies: false })
+    }
+
     /// Parses both tokens, without any I/O.
     fn parse(&self, request: &RefreshRequest, kind: SessionKind) -> Result<PresentedToken, RefreshError> {
         let rejected = |event| RefreshError::SessionEnded { event, clear_cookies: false };

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::refresh::outcome::RefreshOutcome;
@@ -78,6 +78,8 @@ pub struct Revocations {
     /// Time up to which the list is complete, in microseconds since `started`. 0 if nothing was
     /// polled, as in an application of a single process.
     complete_until: AtomicU64,
+    /// Notifies of [`is_stale`](Self::is_stale), a fraction of a second late.
+    staleness: watch::Sender<bool>,
     /// Time after a termination for which an access token of the session may still be valid.
     horizon: Duration,
     overlap: Duration,
@@ -131,6 +133,7 @@ impl Revocations {
             polled: Notify::new(),
             started: Instant::now(),
             complete_until: AtomicU64::new(0),
+            staleness: watch::Sender::new(false),
             horizon: settings.access_ttl + leeway + settings.grace,
             overlap: settings.grace / 2 + MAX_COMMIT_DELAY,
             refuse_on_store_loss: settings.refuse_on_store_loss,
@@ -153,11 +156,7 @@ impl Revocations {
     /// A single process that terminates sessions only through its own
     /// [`Tokens`](super::token::Tokens) needs no poller.
     pub async fn run_poller(self: Arc<Self>) {
-        if self.refuse_on_store_loss {
-            tokio::join!(self.poll(), self.notify_when_stale());
-        } else {
-            self.poll().await;
-        }
+        tokio::join!(self.poll(), self.monitor_staleness());
     }
 
     /// Makes the poller poll without waiting for its interval.
@@ -172,6 +171,12 @@ impl Revocations {
             0 => false,
             complete => self.started.elapsed() > Duration::from_micros(complete) + STALE_AFTER,
         }
+    }
+
+    /// Waits until the list is stale.
+    pub async fn wait_until_stale(&self) {
+        // This cannot fail while `self` holds the sender.
+        let _ = self.staleness.subscribe().wait_for(|is_stale| *is_stale).await;
     }
 
     /// Adds sessions that the caller has terminated in the store. From here on their tokens are
@@ -255,11 +260,13 @@ impl Revocations {
         added
     }
 
-    /// While the list is stale, notifies all watchers that their sessions can't be checked.
-    async fn notify_when_stale(&self) {
+    /// Notifies those who wait for a stale list. If sessions must not be used unchecked, all watchers are notified.
+    async fn monitor_staleness(&self) {
         loop {
             tokio::time::sleep(POLL_INTERVAL / 2).await;
-            if self.is_stale() {
+            let is_stale = self.is_stale();
+            self.staleness.send_if_modified(|known| std::mem::replace(known, is_stale) != is_stale);
+            if is_stale && self.refuse_on_store_loss {
                 self.watchers.notify_all(SessionEvent::StoreUnavailable);
             }
         }

@@ -29,11 +29,12 @@ use super::store::{
 };
 use super::store_runtime::{StoreRuntime, run_detached};
 use super::token_cache::verified::{CachedToken, VerifiedTokenCache};
-use super::token_issuer::TokenIssuer;
 pub use super::token_issuer::{IssuedSession, SessionRequest, SignInError};
+use super::token_issuer::{TokenIssuer, identity};
 use super::upstream_tokens::UpstreamTokens;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, ContinuedClock, SystemClock, micros};
+use crate::identity::Identity;
 use crate::layer::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
@@ -210,6 +211,18 @@ impl Tokens {
         kind: SessionKind,
     ) -> Result<IssuedSession, RefreshError> {
         self.inner.refresher.refresh(request, kind).await
+    }
+
+    /// Returns the identity of the browser session that this request would refresh, without refreshing it.
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenService::refresh`], but a session is not terminated because its token was used twice.
+    pub async fn identify_without_refresh(&self, request: &RefreshRequest) -> Result<Identity, RefreshError> {
+        let Inner { refresher, issuer, .. } = &*self.inner;
+        let session = refresher.find_session(request, SessionKind::Browser).await?;
+        // The access token, which this would be the expiry of, is not valid.
+        Ok(identity(&session, issuer.clock.now()))
     }
 
     /// Returns the session of these tokens if their signature is valid, even if they have expired or

@@ -17,6 +17,7 @@ mod demo;
 mod demo_process;
 mod documentation;
 mod durability;
+mod events;
 mod failover;
 mod forward_auth;
 mod front_proxies;

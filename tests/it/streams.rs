@@ -11,7 +11,8 @@ mod slow_reader;
 use std::sync::Arc;
 
 use sekisho::identity::SessionId;
-use sekisho::proxy::{LongLivedStreams, RouteSpec};
+use sekisho::long_lived_streams::LongLivedStreams;
+use sekisho::proxy::RouteSpec;
 use sekisho::session_event::{SessionEndFuture, SessionEvent};
 use tokio::sync::watch;
 

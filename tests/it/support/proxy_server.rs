@@ -12,10 +12,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use sekisho::identity::{Identity, Roles};
+use sekisho::long_lived_streams::LongLivedStreams;
 use sekisho::models::session::SessionId;
-use sekisho::proxy::{
-    Forwarded, LongLivedStreams, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, UpstreamTokens,
-};
+use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, UpstreamTokens};
 use sekisho::session_event::SessionUseRecorder;
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

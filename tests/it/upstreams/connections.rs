@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum_core::body::Body;
 use http_body_util::BodyExt;
-use sekisho::proxy::{LongLivedStreams, MatchedRoute, Proxy, ReservedCookies, RouteSpec, Routes};
+use sekisho::long_lived_streams::LongLivedStreams;
+use sekisho::proxy::{MatchedRoute, Proxy, ReservedCookies, RouteSpec, Routes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

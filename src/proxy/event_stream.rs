@@ -1,0 +1,92 @@
+//! Event streams of upstreams (`text/event-stream`), which end with their session.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum_core::body::Body as AxumBody;
+use bytes::Bytes;
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http_body::{Body, SizeHint};
+
+use super::response_body::DownstreamResponseBody;
+use super::stream_error::{DownloadError, FramePoll};
+use crate::identity::SessionId;
+use crate::long_lived_streams::{LongLivedStreams, StreamEnd, StreamKind};
+use crate::session_event::SessionEvent;
+
+/// Returns `true` for the headers of an event stream (HTML, section 9.2).
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE) else { return false };
+    let essence = content_type.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Body of an event stream.
+///
+/// It fails when the session ends. A clean end would mark the stream as complete. A browser's `EventSource`
+/// reconnects in either case and stops at the 401 response.
+struct EventStream {
+    body: DownstreamResponseBody,
+    end: StreamEnd<SessionEvent>,
+}
+
+/// Makes an event stream end with its session.
+pub(super) fn bind_event_stream(
+    mut response: Response<DownstreamResponseBody>,
+    session: Option<SessionId>,
+    streams: &LongLivedStreams,
+) -> Response<AxumBody> {
+    let session_end = streams.watch(session).map(|end| async {
+        let event = end.await;
+        StreamKind::Events.record_close(event);
+        event
+    });
+    let end = StreamEnd::new(StreamKind::Events, session_end);
+    response.extensions_mut().insert(end.abort_handle());
+    response.map(|body| AxumBody::new(EventStream { body, end }))
+}
+
+impl Body for EventStream {
+    type Data = Bytes;
+    type Error = DownloadError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<DownloadError> {
+        if let Poll::Ready(Some(event)) = self.end.poll(cx) {
+            // Data already passed to the server may still be unsent.
+            self.end.abort_handle().abort();
+            return Poll::Ready(Some(Err(DownloadError::SessionEnded(event))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn event_streams_are_detected_by_content_type() {
+        for (content_type, expected) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream; charset=utf-8", true),
+            (" text/event-stream ;x", true),
+            ("text/event-streams", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+            assert_eq!(is_event_stream(&headers), expected, "{content_type}");
+        }
+        assert!(!is_event_stream(&HeaderMap::new()));
+    }
+}
