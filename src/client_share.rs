@@ -84,6 +84,13 @@ impl ClientShare {
         Arc::clone(&self.counts)
     }
 
+    /// Returns `true` if the client has no other request in flight.
+    #[must_use]
+    pub fn is_only_one_in_flight(&self) -> bool {
+        let load = self.counts.load();
+        load.in_flight + load.in_reserve <= 1
+    }
+
     /// Stops counting the request as in flight while it waits for its client.
     pub fn suspend(&self) {
         let state = self.state.load(Relaxed);
@@ -184,9 +191,11 @@ mod tests {
         let share = begin(&counts, false);
         let reserved = begin(&counts, true);
         assert_eq!(load(&counts), (2, 1, 1));
+        assert!(!share.is_only_one_in_flight());
         share.suspend();
         share.suspend();
         assert_eq!(load(&counts), (2, 0, 1));
+        assert!(reserved.is_only_one_in_flight());
         share.resume();
         share.resume();
         assert_eq!(load(&counts), (2, 1, 1));

@@ -10,6 +10,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 
 use super::client_address::TrustedProxies;
+use crate::client_share::ClientShare;
 use crate::identity::{Identity, SessionId};
 use crate::layer::{CookiePolicy, TokenService, bearer_token};
 use crate::problem::Problem;
@@ -83,7 +84,7 @@ impl Admission {
 
     /// Returns the response to a request for a route that may not have another one while others need the places.
     pub(super) fn check_route(&self, route: &MatchedRoute) -> Option<Response> {
-        if !self.shares.is_route_full(route.waiting()) {
+        if !self.shares.is_route_full(route.waiting(), is_only_request_of_client) {
             return None;
         }
         record_share(Limit::Route, || Holder::Route(route.path().to_owned()));
@@ -99,6 +100,12 @@ impl Admission {
         let session = self.tokens.identify_session(cookies.refresh.token(), access)?;
         self.tokens.session_end(session).is_none().then_some(session)
     }
+}
+
+fn is_only_request_of_client() -> bool {
+    let is_only_one =
+        |context: &RequestContext| context.share().is_some_and(ClientShare::is_only_one_in_flight);
+    RequestContext::with_current(is_only_one).unwrap_or(false)
 }
 
 /// Counts the request for its user from now on. Returns the response if the user has too many.

@@ -11,7 +11,7 @@
 //! | of these a tenth, the reserve | request while the others are taken | like a request in flight | like a request in flight | 503 `overloaded`; the gateway leaves the reserve to built-in routes |
 //! | [`open_per_client`](ServerLimits::open_per_client) | request of a client, tunnels included; at most half of what is free | when its head is complete | at the end of its response or tunnel | 429 `client_busy` |
 //! | [`in_flight_per_client`](ServerLimits::in_flight_per_client) | request of a client that waits for its response; at most half of what is free | when its head is complete | at the response head, and while the service waits for its body | 429 `client_busy` |
-//! | a route, as many as are free | request to the upstreams of a route, queued or waiting for its response | when its route is known | at the response head, and while its body is awaited from the client | 503 `upstream_busy` |
+//! | a route, as many as are free; for a client without others in flight up to half of all, while an eighth is free | request to the upstreams of a route, queued or waiting for its response | when its route is known | at the response head, and while its body is awaited from the client | 503 `upstream_busy` |
 //! | [`unfinished_heads`](ServerLimits::unfinished_heads) | 4 KiB of a head, beyond its first 8 KiB | when it is received | when the head is complete | the connection is closed |
 //!
 //! A place among the requests in flight is held while the gateway or an upstream works, not at the pace of a client. A

@@ -90,6 +90,11 @@ impl RequestPlaces {
 }
 
 impl FreePlaces {
+    /// Returns the number of places for requests in flight, without the reserve.
+    pub(super) fn in_flight_limit(&self) -> usize {
+        self.0.in_flight.limit()
+    }
+
     /// Returns `true` if at least `count` requests could begin, without the reserve.
     pub(super) fn has_in_flight(&self, count: usize) -> bool {
         self.0.in_flight.has_free(count)

@@ -118,11 +118,17 @@ impl ClientShares {
 
     /// Returns `true` if a route that holds `held` places may not hold another one.
     ///
-    /// A route may hold as many places as are free, so a hung one leaves half of them, and `k` hung ones leave
-    /// `1 / (k + 1)`.
+    /// A route may hold as many places as are free. Requests of many clients could keep it there, so a client that has no
+    /// other request in flight may go on until the route holds half of all places, or less than an eighth of them is
+    /// free. One hung route leaves half of the places, two leave an eighth, and each further one half of the rest.
     #[must_use]
-    pub fn is_route_full(&self, held: usize) -> bool {
-        held > 0 && self.0.free.get().is_some_and(|free| !free.has_in_flight(held + 1))
+    pub fn is_route_full(&self, held: usize, is_only_request: impl FnOnce() -> bool) -> bool {
+        let Some(free) = self.0.free.get() else { return false };
+        if held == 0 || free.has_in_flight(held + 1) {
+            return false;
+        }
+        let limit = free.in_flight_limit();
+        held >= limit / 2 || !free.has_in_flight(limit.div_ceil(8)) || !is_only_request()
     }
 
     fn check(&self, maxima: Maxima, load: ClientLoad, is_in_reserve: bool) -> Result<(), Limit> {
@@ -401,11 +407,46 @@ mod tests {
     #[test]
     fn route_may_hold_as_much_as_is_free() {
         let mut load = Load::new();
-        assert!(!load.shares.is_route_full(0));
-        assert!(!load.shares.is_route_full(499));
+        let is_full = |load: &Load, held| load.shares.is_route_full(held, || false);
+        assert!(!is_full(&load, 0));
+        assert!(!is_full(&load, 499));
         (0..500).for_each(|number| _ = load.begin(&address(number)));
-        assert!(!load.shares.is_route_full(499));
-        assert!(load.shares.is_route_full(500));
+        assert!(!is_full(&load, 499));
+        assert!(is_full(&load, 500));
+    }
+
+    /// A4: requests of other clients made a route full for a client without any.
+    #[test]
+    fn client_without_requests_may_use_a_route_that_holds_as_much_as_is_free() {
+        let mut load = Load::new();
+        (0..700).for_each(|number| _ = load.begin(&address(number)));
+        assert!(load.shares.is_route_full(300, || false));
+        assert!(!load.shares.is_route_full(300, || true));
+        assert!(!load.shares.is_route_full(499, || true));
+        assert!(load.shares.is_route_full(500, || true));
+        (700..875).for_each(|number| _ = load.begin(&address(number)));
+        assert!(!load.shares.is_route_full(300, || true));
+        assert!(load.begin(&address(875)));
+        assert!(load.shares.is_route_full(300, || true));
+    }
+
+    /// A4: routes that hang, each with requests of many clients, held all places.
+    #[test]
+    fn hung_routes_leave_places_for_others() {
+        let mut load = Load::new();
+        let mut clients = (0..).map(address);
+        for expected in [500, 375, 62, 31] {
+            let mut held = 0;
+            for client in clients.by_ref().take(1_000) {
+                assert!(load.begin(&client));
+                if load.shares.is_route_full(held, || true) {
+                    load.end(load.held.len() - 1);
+                } else {
+                    held += 1;
+                }
+            }
+            assert_eq!(held, expected);
+        }
     }
 
     #[test]

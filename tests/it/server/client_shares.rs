@@ -292,7 +292,7 @@ async fn several_hung_routes_leave_places_for_others() {
         let path = format!("/hung{}", number / 100);
         held.push(Client::at(0x0400 + number).send(server, &path).await);
     }
-    // Of 90 places 45, 22, 11 and 6, of which 20 are queued.
+    // Of 90 places, four routes leave a few.
     timeout(PROCESS_TIMEOUT, fixture.held.arrived(50)).await.expect("requests at the upstream");
     for number in 0x0800..0x080A {
         assert_eq!(Client::at(number).status(server, "/open").await, "200");
@@ -304,6 +304,50 @@ async fn several_hung_routes_leave_places_for_others() {
     let metrics = fixture.metrics().await;
     assert!(metrics.contains(r#"sekisho_requests_shed_total{limit="route"}"#), "{metrics}");
     fixture.server.wait_for_log("route=/hung", 1).await;
+}
+
+/// A4: a route that held as many places as were free was full for all clients, also for those without requests.
+#[tokio::test]
+async fn requests_of_others_do_not_make_a_route_full_for_a_client_without_any() {
+    let mut fixture = Fixture::start("max_in_flight = 100").await;
+    let server = fixture.server.public;
+    let mut held = Vec::new();
+    // Of 90 places, 30 stay free.
+    for (path, first, count) in [("/held", 0x0400, 30), ("/hung0", 0x0500, 20), ("/hung1", 0x0600, 10)] {
+        for number in first..first + count {
+            held.extend(fixture.hold(&Client::at(number), path, 1).await);
+        }
+    }
+    let refusal = Client::at(0x0400).get(server, "/held").await;
+    assert!(refusal.contains(r#""code":"upstream_busy""#), "{refusal}");
+    // Until the route holds half of the places.
+    for number in 0x0700..0x070F {
+        held.extend(fixture.hold(&Client::at(number), "/held", 1).await);
+    }
+    let refusal = Client::at(0x0800).get(server, "/held").await;
+    assert!(refusal.contains(r#""code":"upstream_busy""#), "{refusal}");
+    assert_eq!(Client::at(0x0800).status(server, "/open").await, "200");
+}
+
+/// A4: two routes that hung, each with requests from many addresses, could leave no place for a third one.
+#[tokio::test]
+async fn two_hung_routes_leave_places_for_a_third() {
+    let mut fixture = Fixture::start("max_in_flight = 100").await;
+    let server = fixture.server.public;
+    let mut waiting = Vec::new();
+    for number in 0..400_u16 {
+        let path = format!("/hung{}", number % 2);
+        waiting.push(Client::at(0x0400 + number).send(server, &path).await);
+    }
+    // Both have all requests that their upstreams take at a time; the others are queued.
+    timeout(PROCESS_TIMEOUT, fixture.held.arrived(50)).await.expect("requests at the upstream");
+    // An eighth of the places, of which a route may hold half.
+    for number in 0x0800..0x0805 {
+        waiting.extend(fixture.hold(&Client::at(number), "/held", 1).await);
+    }
+    assert_eq!(Client::at(0x0900).status(server, "/open").await, "200");
+    let mut browser = SocketBrowser::signed_in(server, "ann@example.com").await;
+    assert_eq!(browser.status(server, "/").await, StatusCode::OK);
 }
 
 /// A1: users behind one address share no limit.
