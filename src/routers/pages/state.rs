@@ -1,4 +1,4 @@
-//! What the handlers of pages share.
+//! State that the handlers of pages share.
 
 use std::convert::Infallible;
 use std::error::Error;
