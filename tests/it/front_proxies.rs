@@ -48,6 +48,7 @@ with_each_front_proxy! {
     cross_origin_requests_are_rejected
     errors_are_forwarded_to_the_client
     people_are_sent_to_sign_in
+    sign_in_leads_back_to_the_deep_link
 }
 
 /// HAProxy ignores the failure of a Lua action and continues, so the configuration must fail closed.
@@ -450,6 +451,28 @@ async fn people_are_sent_to_sign_in(mut harness: FrontProxyHarness) {
     assert!(harness.upstream.has_no_more_requests());
 }
 
+/// The sign-in form leads back to exactly the address that was opened, with the requests of a browser.
+async fn sign_in_leads_back_to_the_deep_link(mut harness: FrontProxyHarness) {
+    harness.app.user("ann@example.com").await;
+    let curl = harness.curl("ann");
+    let sign_in = redirect_target(&harness, &navigate(&curl, DEEP_LINK, &[]).await);
+    let page = navigate(&curl, &sign_in, &[]).await;
+    assert_eq!(page.status, 200, "{page:?}");
+    let origin = format!("Origin: http://{}", harness.address);
+    let password = format!("password={PASSWORD}");
+    let fields = ["--data-urlencode", "email=ann@example.com", "--data-urlencode", &password, "-H", &origin];
+    let mut target = redirect_target(&harness, &navigate(&curl, &form_action(&page), &fields).await);
+    while target.starts_with("/auth/") {
+        target = redirect_target(&harness, &navigate(&curl, &target, &[]).await);
+    }
+    assert_eq!(target, DEEP_LINK);
+    assert_eq!(navigate(&curl, &target, &[]).await.status, 200);
+    assert_eq!(harness.upstream.seen().await.target, DEEP_LINK);
+    assert!(harness.upstream.has_no_more_requests());
+    // A sign-in page in another tab leads on.
+    assert_eq!(redirect_target(&harness, &navigate(&curl, &sign_in, &[]).await), DEEP_LINK);
+}
+
 /// The headers of a navigation, as arguments of curl.
 const NAVIGATION: [&str; 8] = [
     "-H",
@@ -477,6 +500,14 @@ fn redirect_target(harness: &FrontProxyHarness, response: &TestResponse) -> Stri
     let target = location.strip_prefix(&origin).unwrap_or(location);
     assert!(target.starts_with('/') && !target.starts_with("//"), "{location}");
     target.to_owned()
+}
+
+/// Returns the address to which the form of a page is sent.
+fn form_action(page: &TestResponse) -> String {
+    let html = String::from_utf8(page.body.clone()).unwrap();
+    let (_, rest) = html.split_once("action=\"").unwrap();
+    let action = rest.split('"').next().unwrap();
+    action.replace("&amp;", "&").replace("&#x2f;", "/")
 }
 
 /// Creates a user, signs in, and returns the user's ID.

@@ -47,4 +47,13 @@ async fn tabs_restored_after_the_end_of_the_session_keep_their_own_way_back() {
         assert_eq!(response.event(), Some("logged_out"));
     }
     assert!(upstream.has_no_more_requests());
+
+    // One sign-in is enough for all: each sign-in page of a signed-in browser leads on to its `next`.
+    let cookies = gateway.signed_in_again().await.line();
+    for tab in 0..TABS {
+        let sign_in = format!("/auth/sign-in?next=%2Fapp%2Ftab%3Fnumber%3D{tab}");
+        let response = gateway.ask(navigation(&sign_in).header("cookie", &cookies)).await;
+        assert_eq!(response.status, 303);
+        assert_eq!(response.header("location"), Some(&*target(tab)));
+    }
 }
