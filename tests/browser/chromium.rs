@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use fantoccini::error::CmdError;
-use fantoccini::wd::Capabilities;
+use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use url::Url;
 
-use crate::support::process::program;
+use crate::support::process::{program, until};
 
 /// A browser with one profile. Its processes and files are removed when it is dropped.
 pub(crate) struct Chromium {
@@ -73,6 +73,11 @@ impl Chromium {
         self.client.execute(&script, args.to_vec()).await
     }
 
+    /// Sends a command of the Chrome DevTools Protocol.
+    pub(crate) async fn devtools(&self, command: &'static str, parameters: Value) -> Value {
+        self.client.issue_cmd(DevtoolsCommand { command, parameters }).await.unwrap()
+    }
+
     /// Returns the text of the first element that matches a CSS selector.
     pub(crate) async fn text(&self, selector: &str) -> String {
         self.client.find(Locator::Css(selector)).await.unwrap().text().await.unwrap()
@@ -86,6 +91,63 @@ impl Chromium {
     /// Clicks on an element.
     pub(crate) async fn click(&self, selector: &str) {
         self.client.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
+    }
+
+    /// Returns what is in a field.
+    pub(crate) async fn value(&self, selector: &str) -> String {
+        let field = self.client.find(Locator::Css(selector)).await.unwrap();
+        field.prop("value").await.unwrap().unwrap_or_default()
+    }
+
+    /// Types into the element that has the focus.
+    pub(crate) async fn press(&self, keys: &str) {
+        self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
+    }
+
+    /// Keeps the scripts of pages from running.
+    pub(crate) async fn disable_scripts(&self) {
+        self.devtools("Emulation.setScriptExecutionDisabled", json!({"value": true})).await;
+    }
+
+    /// Deletes all cookies of the profile.
+    pub(crate) async fn delete_cookies(&self) {
+        self.devtools("Network.clearBrowserCookies", json!({})).await;
+    }
+
+    /// Opens a tab without waiting for its page.
+    pub(crate) async fn open_in_new_tab(&self, url: &str) {
+        self.run("window.open(arguments[0], '_blank', 'noopener')", &[json!(url)]).await;
+    }
+
+    /// Opens an empty tab and makes it the one that commands go to.
+    pub(crate) async fn switch_to_new_tab(&self) {
+        let tab = self.client.new_window(true).await.unwrap().handle;
+        self.switch_to(tab).await;
+    }
+
+    /// Makes a tab the one that commands go to.
+    pub(crate) async fn switch_to(&self, tab: WindowHandle) {
+        self.client.switch_to_window(tab).await.unwrap();
+    }
+
+    /// Waits until the page has this address and has loaded.
+    pub(crate) async fn wait_for_url(&self, url: &str) {
+        self.wait_until(&format!("location.href == {url:?} && document.readyState == 'complete'")).await;
+    }
+
+    /// Waits until the page has this path and has loaded.
+    pub(crate) async fn wait_for_path(&self, path: &str) {
+        self.wait_until(&format!("location.pathname == {path:?} && document.readyState == 'complete'")).await;
+    }
+
+    /// Waits until a script returns `true`, over navigations.
+    pub(crate) async fn wait_until(&self, condition: &str) {
+        let script = format!("return ({condition})");
+        let what = format!("{condition} at {}", self.url().await);
+        until(&what, async || {
+            self.try_run(&script, &[]).await.is_ok_and(|value| value == true).then_some(())
+        })
+        .await;
     }
 }
 
@@ -114,6 +176,24 @@ impl Drop for Driver {
         let group = Pid::from_child(&self.0);
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.0.wait();
+    }
+}
+
+/// A command of the Chrome DevTools Protocol, which chromedriver forwards.
+#[derive(Debug)]
+struct DevtoolsCommand {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for DevtoolsCommand {
+    fn endpoint(&self, base_url: &Url, session: Option<&str>) -> Result<Url, url::ParseError> {
+        base_url.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (http::Method, Option<String>) {
+        let body = json!({"cmd": self.command, "params": self.parameters});
+        (http::Method::POST, Some(body.to_string()))
     }
 }
 

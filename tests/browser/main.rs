@@ -6,13 +6,21 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod accessibility;
+mod axe;
 mod chromium;
 mod django;
+mod front_proxies;
+mod hostile_next;
+mod requests;
 mod sessions;
+mod sign_in;
+mod sign_out;
 mod site;
 #[allow(dead_code, unused_imports, unused_macros, reason = "shared with tests/it")]
 #[path = "../it/support/mod.rs"]
 mod support;
+mod tabs;
 #[allow(dead_code, reason = "shared with tests/it")]
 #[path = "../../src/test_seed.rs"]
 mod test_seed;

@@ -51,13 +51,3 @@ async fn five_refreshes_are_invisible_in_use() {
     assert_eq!(rotated, 5, "{exchanges:#?}");
     assert!(exchanges.iter().all(|exchange| exchange.status < 400), "{exchanges:#?}");
 }
-
-/// A script without a session gets 401 with a code, and is not redirected.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn script_without_session_gets_401() {
-    let Some((site, browser)) = Site::start().await else { return };
-    site.open(&browser, "/public/").await;
-    let script = "const response = await fetch('/api/data');
-        return [response.status, response.redirected, (await response.json()).code]";
-    assert_eq!(browser.run(script, &[]).await, json!([401, false, "missing"]));
-}

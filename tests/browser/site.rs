@@ -18,7 +18,7 @@ use crate::support::gateway::route;
 /// A gateway with an application behind it. Both are stopped when it is dropped.
 pub(crate) struct Site {
     pub(crate) app: TestApp,
-    /// The public origin, such as `http://127.0.0.1:4000`.
+    /// The origin by which the browser comes, such as `http://127.0.0.1:4000`.
     pub(crate) origin: String,
     pub(crate) record: Record,
     _django: Django,
@@ -26,7 +26,6 @@ pub(crate) struct Site {
 
 /// A request and its response, as the gateway saw them.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "printed when a test fails")]
 pub(crate) struct Exchange {
     pub(crate) method: String,
     pub(crate) target: String,
@@ -45,26 +44,43 @@ impl Site {
     /// Starts the gateway and a browser. Without their programs, reports a skipped test and returns `None`.
     pub(crate) async fn start() -> Option<(Self, Chromium)> {
         let browser = Chromium::start().await?;
-        Some((Self::start_at("127.0.0.1").await?, browser))
+        Some((Self::start_alone().await?, browser))
     }
 
-    /// Starts the gateway alone. Its public origin has this host, which the browser must resolve.
-    pub(crate) async fn start_at(host: &str) -> Option<Self> {
+    /// Starts the gateway without a browser.
+    pub(crate) async fn start_alone() -> Option<Self> {
         let config = |application: &str| {
             route("/", application, "") + &route("/public", application, "auth = \"none\"")
         };
-        Self::start_with_config(host, config).await
+        Self::start_with_config(config).await
     }
 
-    /// Starts the gateway with a configuration, a function of the application's URL.
-    pub(crate) async fn start_with_config(host: &str, config: impl Fn(&str) -> String) -> Option<Self> {
-        let django = Django::start()?;
+    /// Starts the gateway with a configuration, a function of the application's URL. Its public origin is the address
+    /// that it listens on.
+    pub(crate) async fn start_with_config(config: impl Fn(&str) -> String) -> Option<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        Self::serve(listener, origin.clone(), &origin, config).await
+    }
+
+    /// Starts the gateway with another public origin than `http://host:port`, by which the browser comes.
+    pub(crate) async fn start_with_origin(host: &str, public_origin: &str) -> Option<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{host}:{}", listener.local_addr().unwrap().port());
+        Self::serve(listener, origin, public_origin, |application| route("/", application, "")).await
+    }
+
+    async fn serve(
+        listener: TcpListener,
+        origin: String,
+        public_origin: &str,
+        config: impl Fn(&str) -> String,
+    ) -> Option<Self> {
+        let django = Django::start()?;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sekisho.toml");
         std::fs::write(&file, config(&django.url())).unwrap();
-        let app = TestApp::from_file(file, &[("server.public_origin", &origin)]).await;
+        let app = TestApp::from_file(file, &[("server.public_origin", public_origin)]).await;
         app.user(EMAIL).await;
         let record = Record::default();
         let service = record.around(app.app.public.clone());
@@ -88,9 +104,28 @@ impl Site {
         let status = browser.run(SIGN_IN, &[json!({"email": EMAIL, "password": PASSWORD})]).await;
         assert_eq!(status, 200);
     }
+
+    /// Opens the sign-in page and signs in as [`EMAIL`].
+    pub(crate) async fn sign_in(&self, browser: &Chromium) {
+        self.open(browser, "/auth/sign-in").await;
+        submit_sign_in(browser, PASSWORD).await;
+        browser.wait_for_path("/").await;
+    }
+}
+
+/// Sends the form of the sign-in page with [`EMAIL`].
+pub(crate) async fn submit_sign_in(browser: &Chromium, password: &str) {
+    browser.fill("#email", EMAIL).await;
+    browser.fill("#password", password).await;
+    browser.click("main form button").await;
 }
 
 impl Record {
+    /// Returns all exchanges so far.
+    pub(crate) fn all(&self) -> Vec<Exchange> {
+        self.0.lock().unwrap().clone()
+    }
+
     /// Removes and returns all exchanges so far.
     pub(crate) fn take(&self) -> Vec<Exchange> {
         std::mem::take(&mut self.0.lock().unwrap())

@@ -89,9 +89,23 @@ impl FrontProxyHarness {
 
     /// Starts the front proxy with its files changed by `edit`.
     pub(crate) async fn start_with(front: FrontProxyKind, edit: fn(&str) -> String) -> Option<Self> {
+        Self::start_any(front, edit, None).await
+    }
+
+    /// Starts the front proxy in front of this application instead of the harness's own.
+    #[allow(dead_code, reason = "used by tests/browser")]
+    pub(crate) async fn start_before(front: FrontProxyKind, application: SocketAddr) -> Option<Self> {
+        Self::start_any(front, str::to_owned, Some(application)).await
+    }
+
+    async fn start_any(
+        front: FrontProxyKind,
+        edit: fn(&str) -> String,
+        application: Option<SocketAddr>,
+    ) -> Option<Self> {
         let program = front.program()?;
         for _ in 0..5 {
-            if let Some(harness) = Self::try_start(front, &program, edit).await {
+            if let Some(harness) = Self::try_start(front, &program, edit, application).await {
                 return Some(harness);
             }
         }
@@ -99,7 +113,12 @@ impl FrontProxyHarness {
     }
 
     /// Returns `None` if it exits at once, because another program may have taken the port.
-    async fn try_start(front: FrontProxyKind, program: &Path, edit: fn(&str) -> String) -> Option<Self> {
+    async fn try_start(
+        front: FrontProxyKind,
+        program: &Path,
+        edit: fn(&str) -> String,
+        application: Option<SocketAddr>,
+    ) -> Option<Self> {
         let upstream = Upstream::responding_with(echo).await;
         let listeners = [listener().await, listener().await];
         let [public, verify] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
@@ -118,7 +137,8 @@ impl FrontProxyHarness {
         }));
 
         let dir = tempfile::tempdir().unwrap();
-        let ports = [(8000, address), (8080, public), (9091, verify), (3000, upstream.address())];
+        let application = application.unwrap_or(upstream.address());
+        let ports = [(8000, address), (8080, public), (9091, verify), (3000, application)];
         for file in files {
             let text = std::fs::read_to_string(deploy_dir.join(file)).unwrap();
             let text = edit(&text).replace("/etc/traefik", dir.path().to_str().unwrap());
