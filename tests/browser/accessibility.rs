@@ -31,16 +31,7 @@ async fn check_pages(language: &str) {
     // Accepts connections and never responds.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}", listener.local_addr().unwrap());
-    let config = |application: &str| {
-        [
-            route("/reports", application, ""),
-            route("/note", application, ""),
-            route("/admin", application, "roles = [\"admin\"]"),
-            route("/dead", "http://127.0.0.1:1", ""),
-            route("/slow", &silent, "first_byte_timeout = \"100ms\""),
-        ]
-        .concat()
-    };
+    let config = |application: &str| failing_routes(application, &silent);
     let Some(site) = Site::start_with_config(config).await else { return };
     let mut report = Report { language: language.to_owned(), problems: Vec::new() };
 
@@ -93,6 +84,18 @@ async fn check_pages(language: &str) {
     report.check(&browser, "signed-out").await;
     drop(listener);
     report.finish();
+}
+
+/// Returns routes for the error pages. The upstream `silent` never responds.
+fn failing_routes(application: &str, silent: &str) -> String {
+    [
+        route("/reports", application, ""),
+        route("/note", application, ""),
+        route("/admin", application, "roles = [\"admin\"]"),
+        route("/dead", "http://127.0.0.1:1", ""),
+        route("/slow", silent, "first_byte_timeout = \"100ms\""),
+    ]
+    .concat()
 }
 
 /// The problems of all pages in one language.
