@@ -1,8 +1,10 @@
 //! Builds the pages from the configuration.
 
+use std::sync::Arc;
+
 use super::error::AppError;
 use crate::config::{Config, Origin};
-use crate::pages::{Pages, SharedPages, SignIn, Site};
+use crate::pages::{Pages, SharedPages, SignIn, SignInTarget, Site};
 use crate::routers::AuthState;
 use crate::routers::pages::PagesState;
 
@@ -30,16 +32,17 @@ pub(super) fn pages_state(
     auth: AuthState,
     pages: SharedPages,
 ) -> PagesState {
+    let auth_prefix = config.server.auth_prefix.as_str();
     let own_sign_in = match &config.pages.sign_in {
-        SignIn::Url(url) => Some(url.as_str().into()),
+        own @ SignIn::Url(_) => SignInTarget::new(own, origin.as_str(), auth_prefix),
         SignIn::Builtin | SignIn::Off => None,
     };
     PagesState {
         auth,
         pages,
-        auth_prefix: config.server.auth_prefix.as_str().into(),
+        auth_prefix: auth_prefix.into(),
         public_origin: origin.as_str().into(),
-        own_sign_in,
+        own_sign_in: own_sign_in.map(Arc::new),
         min_password_length: config.login.password_min_length as usize,
     }
 }

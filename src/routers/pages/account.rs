@@ -11,7 +11,7 @@ use super::super::ApiError;
 use super::super::form::Form;
 use super::sign_in::form_problem;
 use super::sign_out::sign_out;
-use super::state::{PageSession, PagesState, View, query_value, see_other};
+use super::state::{PagesState, SignedIn, View, query_value, see_other};
 use crate::client_info::ClientInfo;
 use crate::identity::{Identity, SessionId};
 use crate::models::session::Session;
@@ -23,13 +23,9 @@ use crate::user_agent::DeviceName;
 pub(super) async fn page(
     State(state): State<PagesState>,
     view: View,
-    session: PageSession,
+    SignedIn(identity): SignedIn,
     uri: Uri,
 ) -> Response {
-    let identity = match signed_in(&view, session) {
-        Ok(identity) => identity,
-        Err(response) => return *response,
-    };
     let done = query_value(&uri, DONE);
     let notice =
         NOTICES.into_iter().find(|(word, _)| done.as_deref() == Some(word)).map(|(_, notice)| notice);
@@ -45,14 +41,10 @@ pub(super) async fn change_password_redirect(State(state): State<PagesState>) ->
 pub(super) async fn set_password(
     State(state): State<PagesState>,
     view: View,
-    session: PageSession,
+    SignedIn(identity): SignedIn,
     client: ClientInfo,
     request: Request,
 ) -> Response {
-    let identity = match signed_in(&view, session) {
-        Ok(identity) => identity,
-        Err(response) => return *response,
-    };
     let PasswordForm { current, new } = match PasswordForm::read(request).await {
         Ok(form) => form,
         Err(problem) => return show(&state, &view, &identity, None, Some(problem)).await,
@@ -70,15 +62,11 @@ pub(super) async fn set_password(
 pub(super) async fn sign_out_device(
     State(state): State<PagesState>,
     view: View,
-    session: PageSession,
+    SignedIn(identity): SignedIn,
     client: ClientInfo,
     cookies: Cookies,
     request: Request,
 ) -> Response {
-    let identity = match signed_in(&view, session) {
-        Ok(identity) => identity,
-        Err(response) => return *response,
-    };
     let form = Form::read(request).await.ok().and_then(|mut form| form.take("device"));
     let Some(device) = form.and_then(|id| id.parse::<Uuid>().ok()).map(SessionId) else {
         return view.error(StatusCode::BAD_REQUEST);
@@ -96,25 +84,12 @@ pub(super) async fn sign_out_device(
 pub(super) async fn sign_out_others(
     State(state): State<PagesState>,
     view: View,
-    session: PageSession,
+    SignedIn(identity): SignedIn,
     client: ClientInfo,
 ) -> Response {
-    let identity = match signed_in(&view, session) {
-        Ok(identity) => identity,
-        Err(response) => return *response,
-    };
     match state.auth.auth.sign_out_others(&identity, &client).await {
         Ok(_) => see_other(&done(&state, Notice::OthersSignedOut)),
         Err(error) => failed(&view, error),
-    }
-}
-
-/// Returns the user, or the response without a session.
-fn signed_in(view: &View, session: PageSession) -> Result<Identity, Box<Response>> {
-    match session {
-        PageSession::SignedIn(identity) => Ok(identity),
-        PageSession::Anonymous(event) => Err(ApiError::Unauthenticated(event).into_response().into()),
-        PageSession::Unavailable => Err(view.error(StatusCode::SERVICE_UNAVAILABLE).into()),
     }
 }
 

@@ -37,8 +37,8 @@ pub(super) async fn page(
     if !signed_out && lacks_strict_cookies(&state, &headers) && query_value(&uri, AGAIN).is_none() {
         return refresh(&view, state.path_with("sign-in", &next, &[(AGAIN, "")]));
     }
-    if let Some(url) = state.own_sign_in_url(&next) {
-        return see_other(&url);
+    if let Some(own) = &state.own_sign_in {
+        return see_other(&own.location(&next));
     }
     let page = SignInPage { signed_in_as: session.email(), notice, signed_out, ..form_for(&state, &next) };
     view.render(&Page::SignIn(page))

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequestParts};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, Uri};
-use url::form_urlencoded::{self, byte_serialize};
+use url::form_urlencoded;
 
-use super::super::AuthState;
+use super::super::{ApiError, AuthState};
 use crate::http_headers::PRIVATE_NO_STORE;
 use crate::identity::Identity;
 use crate::layer::{Rejection, RejectionKind};
-use crate::pages::{ErrorPage, Language, Next, Page, Pages, SharedPages};
+use crate::pages::{ErrorPage, Language, Next, Page, Pages, SharedPages, SignInTarget};
 use crate::session_event::SessionEvent;
 
 /// State of the routes of pages.
@@ -30,8 +30,8 @@ pub struct PagesState {
     pub auth_prefix: Arc<str>,
     /// The public origin.
     pub public_origin: Arc<str>,
-    /// The sign-in page of the operator, if there is one.
-    pub own_sign_in: Option<Arc<str>>,
+    /// The address of the operator's own sign-in page, if there is one.
+    pub own_sign_in: Option<Arc<SignInTarget>>,
     /// Minimum length of new passwords in characters.
     pub min_password_length: usize,
 }
@@ -48,15 +48,6 @@ impl PagesState {
         let mut query = form_urlencoded::Serializer::new(String::new());
         let query = query.extend_pairs(next).extend_pairs(others).finish();
         if query.is_empty() { self.path(page) } else { format!("{}?{query}", self.path(page)) }
-    }
-
-    /// Returns the address of the operator's own sign-in page, if there is one, with the parameter `next`.
-    pub(super) fn own_sign_in_url(&self, next: &Next) -> Option<String> {
-        let page = self.own_sign_in.as_ref()?;
-        let origin = if page.starts_with('/') { "" } else { &*self.public_origin };
-        let next: String = byte_serialize(format!("{origin}{next}").as_bytes()).collect();
-        let separator = if page.contains('?') { '&' } else { '?' };
-        Some(format!("{page}{separator}next={next}"))
     }
 
     /// Returns the checked parameter `next` of a request.
@@ -151,5 +142,24 @@ impl<S: Sync> FromRequestParts<S> for PageSession {
             Some(rejection) => Self::Anonymous(rejection.event),
             None => Self::Anonymous(SessionEvent::Missing),
         })
+    }
+}
+
+/// The user of a page that requires one.
+pub(super) struct SignedIn(pub(super) Identity);
+
+impl FromRequestParts<PagesState> for SignedIn {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &PagesState) -> Result<Self, Response> {
+        let Ok(session) = PageSession::from_request_parts(parts, state).await;
+        match session {
+            PageSession::SignedIn(identity) => Ok(Self(identity)),
+            PageSession::Anonymous(event) => Err(ApiError::Unauthenticated(event).into_response()),
+            PageSession::Unavailable => {
+                let Ok(view) = View::from_request_parts(parts, state).await;
+                Err(view.error(StatusCode::SERVICE_UNAVAILABLE))
+            }
+        }
     }
 }
