@@ -1,6 +1,6 @@
 //! Detection of empty request bodies, which are forwarded as no body.
 //!
-//! Where a body has no meaning, an HTTP/1.1 upstream may ignore it and read its bytes as the next request
+//! An HTTP/1.1 upstream may ignore a body without a meaning, and read its bytes as the next request
 //! (RFC 9110, section 9.3.1).
 
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::support::socket_browser::SocketBrowser;
 /// A running demo, killed when dropped.
 struct Demo {
     server: SocketAddr,
-    /// What it printed.
+    /// The lines it has printed.
     banner: Vec<String>,
     log: Lines<BufReader<ChildStderr>>,
     child: Child,

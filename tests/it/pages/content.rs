@@ -1,4 +1,4 @@
-//! What is in the pages: escaped values, languages, links.
+//! Contents of the pages: escaped values, languages, links.
 
 use super::{ANN, in_japanese, location, page, start, submit};
 use crate::support::app::PASSWORD;

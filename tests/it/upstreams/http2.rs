@@ -243,16 +243,22 @@ async fn burst_of_requests_is_spread_over_connections() {
     }
 }
 
-/// A2: long-lived streams take no part of the connections for other requests.
-#[tokio::test]
-async fn long_lived_streams_have_their_own_connections() {
-    let (record, mut seen) = mpsc::unbounded_channel();
+/// Starts an upstream that responds to all requests, and reports the number of the connection of each.
+async fn recording_upstream() -> (String, mpsc::UnboundedReceiver<usize>) {
+    let (record, seen) = mpsc::unbounded_channel();
     let upstream = scripted(move |connection, _, _, respond| {
         record.send(connection).unwrap();
         ok(respond);
         After::Nothing
     })
     .await;
+    (upstream, seen)
+}
+
+/// A2: long-lived streams take no part of the connections for other requests.
+#[tokio::test]
+async fn long_lived_streams_have_their_own_connections() {
+    let (upstream, mut seen) = recording_upstream().await;
     let proxy = start_proxy(upstream).await;
     for (name, value, expected) in [
         ("accept", "text/html, */*", 0),
@@ -625,13 +631,7 @@ async fn alt_svc_is_not_forwarded() {
 /// C1: requests whose credentials authenticate the connection share none with others.
 #[tokio::test]
 async fn authenticated_connections_are_not_shared() {
-    let (record, mut seen) = mpsc::unbounded_channel();
-    let upstream = scripted(move |connection, _, _, respond| {
-        record.send(connection).unwrap();
-        ok(respond);
-        After::Nothing
-    })
-    .await;
+    let (upstream, mut seen) = recording_upstream().await;
     let spec = RouteSpec { pass_authorization: true, ..route([upstream], http2()) };
     let proxy = ProxyServer::new([spec]).start().await;
     for (credentials, expected) in [
