@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::contention::{Contention, Place};
+use super::contention::{Contention, Place, QueuePlace};
 use super::settings::UpstreamSettings;
 use crate::client_share::{ClientCounts, ClientShare};
 use crate::proxy::error::ProxyError;
@@ -18,7 +18,8 @@ use crate::request_context::RequestContext;
 /// their end depends on the client.
 ///
 /// Half of the places are open to all requests. Of the others a client may hold as many as are free, or a few, and
-/// likewise of the queue, so that a few clients whose requests take long leave places to others.
+/// likewise of the queue, so that a few clients whose requests take long leave places to others. Many such clients
+/// together leave the queue to those that have fewer requests.
 ///
 /// The counters serve the load balancer too, so the limit is not a [`tokio::sync::Semaphore`].
 pub(super) struct ConcurrencyLimit {
@@ -109,10 +110,16 @@ impl ConcurrencyLimit {
         let mut contention = self.lock();
         // Counted first, so that a release in between is not missed.
         self.queued.fetch_add(1, Ordering::SeqCst);
-        let place = self.try_take(&mut contention, client.as_ref());
-        if place.is_some() || !contention.has_queue_place(client.as_ref(), self.max_queued) {
+        if let Some(place) = self.try_take(&mut contention, client.as_ref()) {
             self.queued.fetch_sub(1, Ordering::SeqCst);
-            return place.map(Contended::Place).ok_or(ProxyError::UpstreamBusy);
+            return Ok(Contended::Place(place));
+        }
+        let queue_place = contention.find_queue_place(client.as_ref(), self.max_queued);
+        if queue_place != QueuePlace::Free {
+            self.queued.fetch_sub(1, Ordering::SeqCst);
+        }
+        if queue_place == QueuePlace::Full {
+            return Err(ProxyError::UpstreamBusy);
         }
         let (id, place) = contention.enqueue(client);
         Ok(Contended::Queued(QueuedRequest { limit: self, id, place }))
@@ -291,6 +298,39 @@ mod tests {
         held.push(second.await.expect("a place"));
         limit.release(held.remove(0));
         held.push(first.await.expect("a place"));
+        held.into_iter().for_each(|place| limit.release(place));
+        assert_eq!((limit.in_flight(), limit.waiting()), (0, 0));
+    }
+
+    /// A1: requests of many clients together filled the places and the queue.
+    #[tokio::test]
+    async fn full_queue_displaces_the_client_with_the_most() {
+        let limit = limit(20, 10);
+        let clients: Vec<_> = std::iter::repeat_with(TestClient::default).take(12).collect();
+        let mut held = Vec::new();
+        let mut waiting = Vec::new();
+        for client in &clients {
+            for _ in 0..12 {
+                let mut request = Box::pin(client.request().scope(limit.acquire()));
+                match futures_util::poll!(&mut request) {
+                    std::task::Poll::Ready(place) => held.extend(place.ok()),
+                    std::task::Poll::Pending => waiting.push(request),
+                }
+            }
+        }
+        assert_eq!((held.len(), limit.waiting()), (20, 30));
+        let newcomer = TestClient::default();
+        let mut request = Box::pin(newcomer.request().scope(limit.acquire()));
+        assert!(futures_util::poll!(&mut request).is_pending());
+        assert_eq!(limit.waiting(), 30, "another request has lost its place");
+        let place = loop {
+            limit.release(held.pop().expect("a place"));
+            if let std::task::Poll::Ready(place) = futures_util::poll!(&mut request) {
+                break place.expect("a place");
+            }
+        };
+        held.push(place);
+        drop(waiting);
         held.into_iter().for_each(|place| limit.release(place));
         assert_eq!((limit.in_flight(), limit.waiting()), (0, 0));
     }

@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use crate::client_share::ClientCounts;
 
 /// A place of a request that waits for its response. It must be [released](super::concurrency::ConcurrencyLimit::release).
-///
 #[derive(Debug)]
 pub(super) enum Place {
     /// In the other half, with the client that holds it.
@@ -17,15 +16,24 @@ pub(super) enum Place {
     Open,
 }
 
-/// The number of contended places of each client, and the requests that wait for a place.
+/// The contended places and the queued requests of each client, and the queue.
 ///
 /// Requests without a client, as in another server than the gateway's, are not limited by shares.
 #[derive(Default)]
 pub(super) struct Contention {
-    /// By the address of the client's counts, which its places keep alive.
-    held: HashMap<usize, usize>,
+    /// By the address of the client's counts, which its places and its queued requests keep alive.
+    loads: HashMap<usize, Load>,
     queue: VecDeque<Waiter>,
     next_id: u64,
+}
+
+/// What a client has of an upstream.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Load {
+    /// Number of contended places.
+    held: usize,
+    /// Number of queued requests.
+    queued: usize,
 }
 
 struct Waiter {
@@ -34,34 +42,59 @@ struct Waiter {
     place: oneshot::Sender<Place>,
 }
 
+/// Result of a request for a place in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueuePlace {
+    /// A place is free.
+    Free,
+    /// A request of another client has lost its place.
+    Displaced,
+    /// The queue is full for the client.
+    Full,
+}
+
 impl Contention {
     /// Returns `true` if the client may have one of `free` places.
     pub(super) fn may_hold_another(&self, client: Option<&Arc<ClientCounts>>, free: usize) -> bool {
-        is_within_share(self.held(client), free)
+        is_within_share(self.load(client).held, free)
     }
 
     /// Counts a place of the client.
     pub(super) fn add(&mut self, client: Option<&Arc<ClientCounts>>) {
-        if let Some(client) = client {
-            *self.held.entry(key(client)).or_default() += 1;
-        }
+        self.change(client, |load| load.held += 1);
     }
 
     /// Stops counting a place of the client.
     pub(super) fn remove(&mut self, client: Option<&Arc<ClientCounts>>) {
-        let Some(key) = client.map(key) else { return };
-        match self.held.get_mut(&key) {
-            Some(held) if *held > 1 => *held -= 1,
-            _ => _ = self.held.remove(&key),
+        self.change(client, |load| load.held -= 1);
+    }
+
+    /// Looks for a place in a queue of `max_queued`. If it is full, the client with the most places and queued requests
+    /// loses its last one to a client with fewer.
+    pub(super) fn find_queue_place(
+        &mut self,
+        client: Option<&Arc<ClientCounts>>,
+        max_queued: usize,
+    ) -> QueuePlace {
+        let free = max_queued.saturating_sub(self.queue.len());
+        if is_within_share(self.load(client).queued, free) {
+            QueuePlace::Free
+        } else if free == 0 && client.is_some() && self.displace(self.load(client)) {
+            QueuePlace::Displaced
+        } else {
+            QueuePlace::Full
         }
     }
 
-    /// Returns `true` if the client may have another place of the queue.
-    pub(super) fn has_queue_place(&self, client: Option<&Arc<ClientCounts>>, max_queued: usize) -> bool {
-        let free = max_queued.saturating_sub(self.queue.len());
-        let Some(client) = client else { return free > 0 };
-        let queued = self.queue.iter().filter(|waiter| waiter.is_of(client)).count();
-        is_within_share(queued, free)
+    /// Removes the last queued request of the client with the most, if it still has more than one of `load` then.
+    fn displace(&mut self, load: Load) -> bool {
+        let queued = self.loads.values().filter(|load| load.queued > 0);
+        let Some(most) = queued.map(Load::total).max().filter(|most| *most > load.total() + 1) else {
+            return false;
+        };
+        let has_most = |waiter: &Waiter| self.load(waiter.client.as_ref()).total() == most;
+        let last = self.queue.iter().rposition(has_most);
+        last.is_some_and(|index| self.take(index).is_some())
     }
 
     /// Adds a request to the queue. Returns its id, and the receiver of its place.
@@ -69,6 +102,7 @@ impl Contention {
         let (place, receiver) = oneshot::channel();
         let id = self.next_id;
         self.next_id += 1;
+        self.change(client.as_ref(), |load| load.queued += 1);
         self.queue.push_back(Waiter { id, client, place });
         (id, receiver)
     }
@@ -76,13 +110,13 @@ impl Contention {
     /// Removes a request from the queue; returns `false` if it is no longer there.
     pub(super) fn dequeue(&mut self, id: u64) -> bool {
         let position = self.queue.iter().position(|waiter| waiter.id == id);
-        position.is_some_and(|index| self.queue.remove(index).is_some())
+        position.is_some_and(|index| self.take(index).is_some())
     }
 
     /// Returns the index of the next request in the queue that may have a place, in the open half or one of `free` ones:
     /// the first of the client that holds the fewest.
     pub(super) fn next_in_queue(&self, has_open: bool, free: usize) -> Option<usize> {
-        let held = |waiter: &Waiter| self.held(waiter.client.as_ref());
+        let held = |waiter: &Waiter| self.load(waiter.client.as_ref()).held;
         let may_proceed = |waiter: &Waiter| has_open || is_within_share(held(waiter), free);
         let candidates = self.queue.iter().enumerate().filter(|(_, waiter)| may_proceed(waiter));
         candidates.min_by_key(|(_, waiter)| held(waiter)).map(|(index, _)| index)
@@ -94,21 +128,35 @@ impl Contention {
 
     /// Removes a request from the queue and sends it a place. Returns the place if the request has ended.
     pub(super) fn grant(&mut self, index: usize, place: Place) -> Result<(), Place> {
-        match self.queue.remove(index) {
+        match self.take(index) {
             Some(waiter) => waiter.place.send(place),
             None => Err(place),
         }
     }
 
-    /// Returns the number of places of the client.
-    fn held(&self, client: Option<&Arc<ClientCounts>>) -> usize {
-        client.and_then(|client| self.held.get(&key(client))).copied().unwrap_or(0)
+    fn take(&mut self, index: usize) -> Option<Waiter> {
+        let waiter = self.queue.remove(index)?;
+        self.change(waiter.client.as_ref(), |load| load.queued -= 1);
+        Some(waiter)
+    }
+
+    fn load(&self, client: Option<&Arc<ClientCounts>>) -> Load {
+        client.and_then(|client| self.loads.get(&key(client))).copied().unwrap_or_default()
+    }
+
+    fn change(&mut self, client: Option<&Arc<ClientCounts>>, change: impl FnOnce(&mut Load)) {
+        let Some(key) = client.map(key) else { return };
+        let load = self.loads.entry(key).or_default();
+        change(load);
+        if *load == Load::default() {
+            self.loads.remove(&key);
+        }
     }
 }
 
-impl Waiter {
-    fn is_of(&self, client: &Arc<ClientCounts>) -> bool {
-        self.client.as_ref().is_some_and(|own| Arc::ptr_eq(own, client))
+impl Load {
+    fn total(&self) -> usize {
+        self.held + self.queued
     }
 }
 
