@@ -141,17 +141,18 @@ impl Queue {
     /// Adds a job. Returns `None` if the caller has too many, or the queue is full of better ones.
     pub(super) fn push(self: &Arc<Self>, caller: Caller, job: Job) -> Option<Ticket> {
         let mut inner = self.lock();
+        let rank = inner.next_rank(caller);
+        // Also for a job without a place: otherwise a flood that is refused ranks like a client that is new.
+        inner.add_use(caller, 1);
         if inner.jobs.get(&caller).is_some_and(|&jobs| jobs >= caller.max_jobs(self.capacity)) {
             return None;
         }
-        let rank = inner.next_rank(caller);
         if inner.running + inner.waiting.len() >= self.capacity {
             inner.displace(&rank)?;
         }
         let is_displaced = Arc::<AtomicBool>::default();
         inner.waiting.insert(rank, WaitingJob { caller, job, is_displaced: Arc::clone(&is_displaced) });
         *inner.jobs.entry(caller).or_default() += 1;
-        inner.add_use(caller, 1);
         self.report(&inner);
         self.changed.notify_one();
         Some(Ticket { queue: Arc::clone(self), rank, is_displaced })
@@ -331,6 +332,20 @@ mod tests {
         let newcomer = queue.push(address(200), job()).expect("the place of another");
         assert_eq!(tickets.iter().filter(|ticket| ticket.is_displaced()).count(), 1);
         assert!(!newcomer.is_displaced());
+        assert_eq!(order(&queue)[0], address(200));
+    }
+
+    /// A7: refused jobs of a flood from many addresses did not count as use, so that it ranked like a newcomer.
+    #[test]
+    fn new_address_comes_before_refused_ones() {
+        let queue = Queue::new(64);
+        let flood = || -> Vec<_> { (0..128).filter_map(|last| queue.push(address(last), job())).collect() };
+        let first = flood();
+        assert_eq!(order(&queue).len(), first.len());
+        (0..64).for_each(|last| queue.finish(address(last)));
+        let tickets = flood();
+        let newcomer = queue.push(address(200), job()).expect("the place of another");
+        assert!(tickets.iter().any(Ticket::is_displaced) && !newcomer.is_displaced());
         assert_eq!(order(&queue)[0], address(200));
     }
 
