@@ -11,6 +11,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use futures_util::{Stream, StreamExt, stream};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -38,8 +39,9 @@ impl Upstream {
 
 fn bind() -> Result<(SocketAddr, TcpListener), LoadError> {
     let bind = || {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let listener = socket.listen(BACKLOG)?.into_std()?;
         Ok((listener.local_addr()?, listener))
     };
     bind().map_err(LoadError::io("listen"))
@@ -104,6 +106,10 @@ pub(super) fn monotonic_micros() -> u64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
+
+/// Length of the accept queue, as in servers that people run. In a shorter one, the connections of all slow bodies delay
+/// those of honest clients by a retransmission, a second.
+const BACKLOG: u32 = 4096;
 
 /// Response for a request without a session.
 pub(super) const ANONYMOUS: &str = "anonymous";
