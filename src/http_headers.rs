@@ -127,18 +127,29 @@ fn registered_name_len(host: &[u8]) -> usize {
 
 /// Returns `true` for the characters that RFC 3986 calls `unreserved` and `sub-delims`.
 fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+    NAME_BYTES[usize::from(byte)]
 }
 
-fn is_port_suffix(suffix: &[u8]) -> bool {
-    match suffix {
-        [] | [b':'] => true,
-        [b':', port @ ..] => {
-            port.iter().all(u8::is_ascii_digit)
-                && str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok())
-        }
-        _ => false,
+/// The bytes of host names. A table, since each byte of the host of every request is looked up.
+const NAME_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        bytes[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=');
+        byte += 1;
     }
+    bytes
+};
+
+/// Returns `true` for nothing, or a colon with a port or without one.
+fn is_port_suffix(suffix: &[u8]) -> bool {
+    let Some((b':', port)) = suffix.split_first() else { return suffix.is_empty() };
+    let number = port.iter().try_fold(0, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u32::from(byte - b'0'))?;
+        Some(number * 10 + digit).filter(|number| *number <= u32::from(u16::MAX))
+    });
+    number.is_some()
 }
 
 /// Returns `true` if all characters of a header name are those of a token (RFC 9110 section 5.6.2).

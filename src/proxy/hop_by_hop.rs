@@ -22,7 +22,9 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
 
 /// Returns `true` for a name that is hop-by-hop or `Content-Length`, in any spelling.
 pub(super) fn is_framing(name: &str) -> bool {
-    is_hop_by_hop(name) || eq_cgi_name("content-length", name)
+    // Most other names differ in the first letter.
+    let initial = name.as_bytes().first().copied().unwrap_or_default();
+    INITIALS & letter_bit(initial) != 0 && (is_hop_by_hop(name) || eq_cgi_name("content-length", name))
 }
 
 /// Returns `true` if `TE` accepts trailers. No other `TE` member applies beyond this hop.
@@ -40,6 +42,15 @@ pub(super) fn connection_headers(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// `Connection` options that are not header names.
 const CONNECTION_OPTIONS: [&[u8]; 2] = [b"close", b"keep-alive"];
+
+/// The first letters of [`HOP_BY_HOP`] and `Content-Length`, a bit each.
+const INITIALS: u32 =
+    letter_bit(b'c') | letter_bit(b'k') | letter_bit(b'p') | letter_bit(b't') | letter_bit(b'u');
+
+/// Returns the same bit for both cases of a letter. Few other bytes share it.
+const fn letter_bit(byte: u8) -> u32 {
+    1 << (byte & 31)
+}
 
 /// Names of the hop-by-hop headers.
 pub(super) const HOP_BY_HOP: [&str; 9] = [
@@ -73,6 +84,12 @@ mod tests {
         ]);
         remove(&mut fields);
         assert_eq!(fields.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-three"]);
+    }
+
+    #[test]
+    fn initials_are_those_of_all_names() {
+        assert!(HOP_BY_HOP.iter().chain(&["content-length"]).all(|name| is_framing(name)));
+        assert!(HOP_BY_HOP.iter().all(|name| is_framing(&name.to_ascii_uppercase())));
     }
 
     #[test]

@@ -185,8 +185,9 @@ impl RequestHead for UpstreamRequest<'_> {
 
 /// Decides with which other requests a request may share its connection.
 fn connection_reuse(parts: &request::Parts, route: &Route, has_body: bool) -> ConnectionReuse {
-    let mut credentials = parts.headers.get_all(AUTHORIZATION).iter();
-    if route.spec.pass_authorization && credentials.any(authenticates_connection) {
+    let authenticates =
+        |headers: &HeaderMap| headers.get_all(AUTHORIZATION).iter().any(authenticates_connection);
+    if route.spec.pass_authorization && authenticates(&parts.headers) {
         ConnectionReuse::None
     } else if has_body && is_bodiless(&parts.method) {
         ConnectionReuse::Http2

@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use foldhash::quality::RandomState;
 
 use super::client::Client;
 use super::report::{self, Holder, Limit};
@@ -36,6 +37,7 @@ struct Inner {
     front_proxy_in_flight: AtomicUsize,
     front_proxy_open: AtomicUsize,
     free: OnceLock<FreePlaces>,
+    /// For the ids of users. SipHash would take a hundredth of the instructions of a proxied request.
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -81,7 +83,7 @@ impl ClientShares {
             front_proxy_in_flight: AtomicUsize::default(),
             front_proxy_open: AtomicUsize::default(),
             free: OnceLock::new(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
         }));
         shares.set_limits(limits);
