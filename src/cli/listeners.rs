@@ -81,4 +81,6 @@ fn bind_to(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-const BACKLOG: u32 = 1024;
+/// Length of the accept queue. The kernel drops connection attempts beyond it, and clients try again only after a second.
+/// Linux allows as many as `net.core.somaxconn`, 4,096 by default.
+const BACKLOG: u32 = 4096;
