@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -76,7 +76,7 @@ impl Service<Request<Body>> for Dispatcher {
 
     fn call(&mut self, mut request: Request<Body>) -> DispatchFuture {
         let inner = &*self.0;
-        let destination = inner.resolve(request.uri(), request.headers());
+        let destination = inner.resolve(&request);
         if let Some(number) = destination.route_number() {
             RequestContext::with_current(|context| context.set_route(number));
         }
@@ -127,7 +127,8 @@ impl Destination<'_> {
 }
 
 impl DispatcherInner {
-    fn resolve(&self, uri: &Uri, headers: &HeaderMap) -> Destination<'_> {
+    fn resolve(&self, request: &Request<Body>) -> Destination<'_> {
+        let uri = request.uri();
         let route = match self.routes.find(uri) {
             Ok(route) => route,
             Err(bad_path) => return Destination::None(bad_path.into()),
@@ -140,7 +141,8 @@ impl DispatcherInner {
                 // Fail closed: a route without an entry requires a session.
                 let route_auth = self.route_auth.get(route.index()).copied();
                 let (auth, number) = route_auth.unwrap_or((RouteAuth::Required, 0));
-                if auth != RouteAuth::None && self.upgrade_origin.rejects(headers) {
+                let auth = if route.passes_preflight(request) { RouteAuth::None } else { auth };
+                if auth != RouteAuth::None && self.upgrade_origin.rejects(request.headers()) {
                     return Destination::CrossSiteUpgrade(number);
                 }
                 Destination::Proxy(auth, route, number)

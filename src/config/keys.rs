@@ -83,6 +83,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.auth",
     "routes.roles",
     "routes.methods",
+    "routes.preflight",
     "routes.strip_prefix",
     "routes.identity",
     "routes.set_request_headers",

@@ -74,6 +74,7 @@ impl Route {
             upstream_settings: upstreams::read_settings(table, &upstreams, server.limits.in_flight)?,
             roles: table.list("routes.roles", role)?.unwrap_or_default(),
             methods: methods(table)?,
+            pass_preflight: table.one_of(PREFLIGHT, &PREFLIGHTS)?.unwrap_or(spec.pass_preflight),
             identity: headers::read_identity(table)?,
             request_headers: edits("routes.remove_request_headers", "routes.set_request_headers")?,
             response_headers: edits("routes.remove_response_headers", "routes.set_response_headers")?,
@@ -131,6 +132,10 @@ impl Route {
         if self.spec.token_audience.is_some() && self.auth == RouteAuth::None {
             let problem = r#"with auth = "none" there is no user to issue a token for"#;
             return Err(table.invalid("routes.bearer", problem));
+        }
+        if self.spec.pass_preflight && self.auth == RouteAuth::None {
+            let problem = r#"with auth = "none" all requests are forwarded without a session: remove the key"#;
+            return Err(table.invalid(PREFLIGHT, problem));
         }
         if self.spec.token_audience.is_some() && self.spec.pass_authorization {
             let problem = "bearer replaces the client's Authorization: keep one of them";
@@ -197,6 +202,9 @@ fn upgrade(text: &str) -> Result<String, String> {
 
 const AUTH: [(&str, RouteAuth); 3] =
     [("required", RouteAuth::Required), ("optional", RouteAuth::Optional), ("none", RouteAuth::None)];
+
+const PREFLIGHT: &str = "routes.preflight";
+const PREFLIGHTS: [(&str, bool); 2] = [("session", false), ("pass", true)];
 
 /// Policies for `%2f` in paths, and for bodies that have no meaning.
 const PASS_OR_REFUSE: [(&str, bool); 2] = [("pass", true), ("refuse", false)];

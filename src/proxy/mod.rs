@@ -111,6 +111,7 @@ mod identity_headers;
 mod idle_timer;
 mod path;
 mod prefixed_body;
+mod preflight;
 mod request;
 mod request_body;
 mod request_head;

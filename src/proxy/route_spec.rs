@@ -33,6 +33,8 @@ pub struct RouteSpec {
     pub roles: Vec<String>,
     /// Allowed methods. Empty allows all except `CONNECT` and `TRACE`. `OPTIONS` must be listed too.
     pub methods: Vec<Method>,
+    /// True if CORS preflights are forwarded without a session, whatever `roles` and `methods` require.
+    pub pass_preflight: bool,
     /// True if `path` is removed from the forwarded path.
     pub strip_prefix: bool,
     /// True if the client's `Authorization` header is forwarded.
@@ -77,6 +79,7 @@ impl RouteSpec {
             upstream_settings: UpstreamSettings::default(),
             roles: Vec::new(),
             methods: Vec::new(),
+            pass_preflight: false,
             strip_prefix: false,
             pass_authorization: false,
             encoded_slash: false,

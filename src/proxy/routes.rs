@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use http::Uri;
 use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Uri};
+use http_body::Body;
 
 use super::header_edits::HeaderEdits;
 use super::header_policy::{self, AllowedMethods, RequestHeaderPolicy};
 use super::path::{self, BadPath};
+use super::preflight::is_preflight;
 use super::reserved_headers::ReservedHeaders;
 use super::route_error::RouteError;
 use super::route_spec::RouteSpec;
@@ -107,6 +109,12 @@ impl MatchedRoute {
         self.0.upstreams.waiting()
     }
 
+    /// Returns `true` if the request is a CORS preflight that the route forwards without a session.
+    #[must_use]
+    pub fn passes_preflight<B: Body>(&self, request: &Request<B>) -> bool {
+        self.0.passes_preflight(request.method(), request.headers(), !request.body().is_end_stream())
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.0
     }
@@ -164,6 +172,11 @@ impl Route {
             index: 0,
             normalized_path,
         })
+    }
+
+    /// Returns `true` for a CORS preflight if the route forwards them without a session.
+    pub(super) fn passes_preflight(&self, method: &Method, headers: &HeaderMap, has_body: bool) -> bool {
+        self.spec.pass_preflight && is_preflight(method, headers, has_body)
     }
 
     /// Returns the path and query for the upstream: the bytes of the request, without the prefix if the

@@ -135,7 +135,7 @@ impl Inner {
         body: Body,
     ) -> Result<Response<Body>, ProxyError> {
         let flags = HeaderFlags::scan(&parts.headers);
-        self.authorize(route, parts, &flags)?;
+        self.authorize(route, parts, &flags, !body.is_end_stream())?;
         let body = check_body(route, &parts.method, body).await?;
         let has_body = !body.is_end_stream();
         let upgrade =
@@ -214,21 +214,27 @@ impl Inner {
         Ok((Body::new(body), progress))
     }
 
-    /// Checks the method, forwarding loops and the user's roles.
+    /// Checks the method, forwarding loops and the user's roles. A preflight that passes needs neither.
     fn authorize(
         &self,
         route: &Route,
         parts: &request::Parts,
         flags: &HeaderFlags,
+        has_body: bool,
     ) -> Result<(), ProxyError> {
-        let identity = parts.extensions.get::<Identity>();
-        route.methods.check(&parts.method)?;
+        let is_preflight = route.passes_preflight(&parts.method, &parts.headers, has_body);
+        if !is_preflight {
+            route.methods.check(&parts.method)?;
+        }
         if flags.via && self.settings.via.has_looped(&parts.headers) {
             return Err(ProxyError::LoopDetected);
         }
         let roles = &route.spec.roles;
         let has_role = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
-        if roles.is_empty() || identity.is_some_and(has_role) { Ok(()) } else { Err(ProxyError::Forbidden) }
+        let is_allowed = roles.is_empty()
+            || is_preflight
+            || parts.extensions.get::<Identity>().is_some_and(has_role);
+        if is_allowed { Ok(()) } else { Err(ProxyError::Forbidden) }
     }
 }
 

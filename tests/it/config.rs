@@ -1089,6 +1089,8 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("methods = ['GET', 'CONNECT']", "\"CONNECT\": this method is never forwarded"),
     ("methods = ['GET', 'GET']", "GET is listed twice"),
     ("methods = 'GET'", "expected a list of texts"),
+    ("preflight = 'pas'", "expected one of session, pass (did you mean pass?)"),
+    ("preflight = 'pass'\nauth = 'none'", "forwarded without a session: remove the key"),
     ("strip_prefix = '/api'", "expected true or false"),
     (
         "identity = 'x-forward'",

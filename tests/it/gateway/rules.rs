@@ -3,9 +3,12 @@
 use axum::body::Body;
 use http::{Request, Response};
 use sekisho::models::user::Role;
+use sekisho::server::ServerLimits;
 
+use super::assert_anonymous;
 use crate::support::gateway::{EMAIL, TestGateway, TestGatewayBuilder, get, route};
 use crate::support::http::TestResponse;
+use crate::support::proxy_server::exchange;
 use crate::support::upstream::{RecordedRequest, Upstream};
 
 async fn ask(gateway: &TestGateway, method: &str, path: &str) -> TestResponse {
@@ -68,6 +71,49 @@ async fn allowed_preflight_is_answered_before_the_method_check() {
         gateway.ask(Request::options("/").header("host", "a").header("cookie", session_cookies.line())).await;
     response.problem(405, "method_not_allowed");
     assert!(upstream.has_no_more_requests());
+}
+
+/// `routes.preflight`.
+#[tokio::test]
+async fn preflight_passes_without_a_session() {
+    let mut upstream = Upstream::start().await;
+    let more = "preflight = \"pass\"\nroles = [\"admin\"]\nmethods = [\"PUT\"]\npass_authorization = true";
+    let routes =
+        route("/pass", &upstream.url(), more) + &route("/session", &upstream.url(), "preflight = \"session\"");
+    let gateway = TestGatewayBuilder::new(routes).start().await;
+    let session_cookies = gateway.signed_in(Role::User).await;
+    let preflight = |method: &str, path: &str, lines: &[(&str, &str)]| {
+        let request = get(path).method(method).header("cookie", session_cookies.line());
+        lines.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    };
+    let origin = ("origin", "https://pages.example");
+    let method = ("access-control-request-method", "PUT");
+    let response = gateway.ask(preflight("OPTIONS", "/pass/x", &[origin, method])).await;
+    assert_eq!(response.status, 200);
+    let seen = upstream.seen().await;
+    assert_eq!((seen.method.as_str(), &*seen.target), ("OPTIONS", "/pass/x"));
+    assert_eq!((seen.all("origin"), seen.all("access-control-request-method")), (vec![origin.1], vec![method.1]));
+    assert_anonymous(&seen);
+    for (verb, path, lines, status) in [
+        ("OPTIONS", "/pass", &[origin][..], 405),
+        ("OPTIONS", "/pass", &[method], 405),
+        ("OPTIONS", "/pass", &[origin, method, ("x_http_method_override", "PUT")], 401),
+        ("OPTIONS", "/pass", &[origin, method, ("upgrade", "websocket")], 401),
+        ("PUT", "/pass", &[origin, method, ("sec-fetch-site", "same-origin")], 403),
+        ("OPTIONS", "/session", &[origin, method], 401),
+    ] {
+        let response = gateway.ask(preflight(verb, path, lines)).await;
+        assert_eq!(response.status, status, "{verb} {path} {lines:?}");
+    }
+    let request = get("/pass").method("OPTIONS").header(origin.0, origin.1).header(method.0, method.1);
+    let response = gateway.send(request.body(Body::from("a body")).unwrap()).await;
+    response.problem(401, "missing");
+    assert!(upstream.has_no_more_requests());
+    let server = gateway.listen(ServerLimits::default()).await;
+    let lines = format!("{}: {}\r\n{}: {}\r\n", origin.0, origin.1, method.0, method.1);
+    let request = format!("OPTIONS /pass HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{lines}\r\n");
+    assert!(exchange(server, request).await.starts_with("HTTP/1.1 200"));
+    assert_anonymous(&upstream.seen().await);
 }
 
 // P-4.
