@@ -101,6 +101,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.upgrades",
     "routes.tunnel_idle_timeout",
     "routes.upstream_http",
+    "routes.header_case",
     "routes.upstream_ca",
     "routes.health_path",
     "routes.health_interval",

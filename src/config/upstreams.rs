@@ -10,7 +10,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use super::error::ConfigError;
 use super::origin::Origin;
 use super::raw::{RawSettings, first_duplicate};
-use crate::proxy::{HealthCheck, UpstreamHttp, UpstreamSettings};
+use crate::proxy::{HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings};
 
 /// Reads the settings of a route's upstreams. `server_max_in_flight` is the limit of all routes together.
 pub(super) fn read_settings(
@@ -25,6 +25,7 @@ pub(super) fn read_settings(
     let max_queued = table.integer("routes.max_queued", 0..=1_000_000)?;
     Ok(UpstreamSettings {
         http: table.one_of("routes.upstream_http", &HTTP)?.unwrap_or(defaults.http),
+        header_case: table.one_of("routes.header_case", &HEADER_CASES)?.unwrap_or(defaults.header_case),
         ca: authorities(table, origins)?,
         health: health_check(table)?,
         eject_after: table.integer("routes.eject_after", 1..=1000)?.unwrap_or(defaults.eject_after),
@@ -108,5 +109,7 @@ fn health_check(table: &RawSettings) -> Result<Option<HealthCheck>, ConfigError>
 }
 
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+const HEADER_CASES: [(&str, HeaderCase); 2] = [("lower", HeaderCase::Lower), ("title", HeaderCase::Title)];
 
 const HTTP: [(&str, UpstreamHttp); 2] = [("1.1", UpstreamHttp::Http1), ("2", UpstreamHttp::Http2)];

@@ -147,5 +147,5 @@ pub use route_spec::RouteSpec;
 pub use routes::{MatchedRoute, Routes};
 pub use service::Proxy;
 pub use upgrade::is_upgrade_request;
-pub use upstream::{HealthCheck, Resolve, UpstreamConfigError, UpstreamHttp, UpstreamSettings};
+pub use upstream::{HeaderCase, HealthCheck, Resolve, UpstreamConfigError, UpstreamHttp, UpstreamSettings};
 pub use upstream_tokens::UpstreamTokens;

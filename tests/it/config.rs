@@ -1065,6 +1065,7 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("upstreams = ['https://u:hunter2@h:1']", "line 2: (not shown: it may hold a password)"),
     ("upstreams = ['unix:/run/app.sock']", "expected http://HOST:PORT"),
     ("upstream_http = '3'", "expected one of 1.1, 2"),
+    ("header_case = 'titel'", "expected one of lower, title (did you mean title?)"),
     ("upstream_ca = '/nonexistent.pem'", "cannot read /nonexistent.pem"),
     ("upstream_ca = 'Cargo.toml'", "expected a file of PEM certificates"),
     ("health_path = 'healthz'", "expected a path such as /healthz"),

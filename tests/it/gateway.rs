@@ -1,6 +1,7 @@
 //! The proxy with sessions and upstreams, through the whole gateway.
 
 mod bearer;
+mod header_case;
 mod paths;
 mod rules;
 mod secrets;

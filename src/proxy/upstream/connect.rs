@@ -14,7 +14,7 @@ use super::error::UpstreamConfigError;
 use super::http1::{Http1Connection, MaybeTlsStream};
 use super::http2::Http2Stream;
 use super::origin::Origin;
-use super::settings::{UpstreamHttp, UpstreamSettings};
+use super::settings::{HeaderCase, UpstreamHttp, UpstreamSettings};
 use super::tls::{TlsClient, TrustAnchors};
 
 /// The reason why a connection could not be made.
@@ -44,6 +44,7 @@ pub(super) enum ConnectError {
 pub(super) struct Connector {
     pub(super) addresses: DnsCache,
     tls: Option<TlsClient>,
+    header_case: HeaderCase,
 }
 
 impl Connector {
@@ -59,7 +60,7 @@ impl Connector {
             None
         };
         let addresses = DnsCache::new(origin, settings.resolver.clone(), settings.dns_refresh);
-        Ok(Self { addresses, tls })
+        Ok(Self { addresses, tls, header_case: settings.header_case })
     }
 
     /// Connects to one of the upstream's addresses.
@@ -77,11 +78,29 @@ impl Connector {
         set_socket_options(&tcp, stall_timeout).map_err(|source| ConnectError::Tcp { address, source })?;
         let peer = PeerAddr { address, generation };
         match &self.tls {
-            None => handshake(MaybeTlsStream::Plain(tcp), offered, peer).await,
+            None => self.handshake(MaybeTlsStream::Plain(tcp), offered, peer).await,
             Some(tls) => {
                 let connected = tls.connect(tcp, offered).await;
                 let (tls, negotiated) = connected.map_err(|source| ConnectError::Tls { address, source })?;
-                handshake(MaybeTlsStream::Tls(Box::new(tls)), negotiated, peer).await
+                self.handshake(MaybeTlsStream::Tls(Box::new(tls)), negotiated, peer).await
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        io: MaybeTlsStream,
+        protocol: UpstreamHttp,
+        peer: PeerAddr,
+    ) -> Result<Connection, ConnectError> {
+        match protocol {
+            UpstreamHttp::Http1 => {
+                let connection = Http1Connection::new(io, self.header_case);
+                Ok(Connection::Http1(Box::new(connection), peer))
+            }
+            UpstreamHttp::Http2 => {
+                let stream = Http2Stream::connect(io, peer).await.map_err(ConnectError::Http)?;
+                Ok(Connection::Http2(stream))
             }
         }
     }
@@ -134,20 +153,6 @@ fn set_socket_options(tcp: &TcpStream, stall_timeout: Duration) -> io::Result<()
     #[cfg(not(target_os = "linux"))]
     let _ = stall_timeout;
     Ok(())
-}
-
-async fn handshake(
-    io: MaybeTlsStream,
-    protocol: UpstreamHttp,
-    peer: PeerAddr,
-) -> Result<Connection, ConnectError> {
-    match protocol {
-        UpstreamHttp::Http1 => Ok(Connection::Http1(Box::new(Http1Connection::new(io)), peer)),
-        UpstreamHttp::Http2 => {
-            let stream = Http2Stream::connect(io, peer).await.map_err(ConnectError::Http)?;
-            Ok(Connection::Http2(stream))
-        }
-    }
 }
 
 /// The Connection Attempt Delay of RFC 8305, section 8.

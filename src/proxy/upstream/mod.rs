@@ -74,7 +74,7 @@ mod upstream;
 
 pub use self::dns::Resolve;
 pub use self::error::UpstreamConfigError;
-pub use self::settings::{HealthCheck, UpstreamHttp, UpstreamSettings};
+pub use self::settings::{HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings};
 
 pub(super) use self::balancer::LoadBalancer;
 pub(super) use self::connection::UpstreamBody;

@@ -14,6 +14,8 @@ use super::dns::Resolve;
 pub struct UpstreamSettings {
     /// HTTP version of the connections.
     pub http: UpstreamHttp,
+    /// Case of the header names in requests over HTTP/1.1.
+    pub header_case: HeaderCase,
     /// Certificate authorities that verify an `https` upstream's certificate. `None` uses the system's.
     /// Verification cannot be disabled.
     pub ca: Option<Vec<CertificateDer<'static>>>,
@@ -49,6 +51,16 @@ pub enum UpstreamHttp {
     Http2,
 }
 
+/// Case of header names, which has no meaning (RFC 9110, section 5.1). Over HTTP/2 all names are in lower case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// Lower case: `content-length`.
+    #[default]
+    Lower,
+    /// The usual case: `Content-Length`, `ETag`.
+    Title,
+}
+
 /// An active health check: a `GET` request that succeeds if the status is 2xx or 3xx.
 ///
 /// Two consecutive failures take the upstream out, two successes bring it back.
@@ -75,6 +87,7 @@ impl Default for UpstreamSettings {
     fn default() -> Self {
         Self {
             http: UpstreamHttp::default(),
+            header_case: HeaderCase::default(),
             ca: None,
             health: None,
             eject_after: 5,

@@ -10,15 +10,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, WriteHalf};
 use tokio::task::unconstrained;
 
 use super::error::Http1Error;
+use super::header_case::capitalize_names;
 use super::io::{MaybeTlsStream, UpgradedConnection};
 use super::request_head::write_head;
 use super::request_writer::RequestWriter;
 use super::response_head::{ResponseHead, parse_response_head};
 use crate::proxy::request_head::RequestHead;
+use crate::proxy::upstream::settings::HeaderCase;
 
 /// An HTTP/1.1 connection, which carries one request at a time.
 pub(crate) struct Http1Connection {
     io: MaybeTlsStream,
+    header_case: HeaderCase,
     /// Received bytes that are not parsed yet.
     pub(super) buffer: BytesMut,
     /// Size of the next read.
@@ -30,9 +33,10 @@ pub(crate) struct Http1Connection {
 }
 
 impl Http1Connection {
-    pub(crate) fn new(io: MaybeTlsStream) -> Self {
+    pub(crate) fn new(io: MaybeTlsStream, header_case: HeaderCase) -> Self {
         Self {
             io,
+            header_case,
             buffer: BytesMut::new(),
             read_size: MIN_READ_SIZE,
             head_buffer: Vec::new(),
@@ -52,6 +56,10 @@ impl Http1Connection {
         let mut head_buffer = std::mem::take(&mut self.head_buffer);
         head_buffer.clear();
         write_head(head, writer.length, default_host, &mut head_buffer);
+        if self.header_case == HeaderCase::Title {
+            capitalize_names(&mut head_buffer);
+        }
+        writer.header_case = self.header_case;
         writer.start(head_buffer);
         self.has_response_bytes = false;
         let mut write_error = None;
@@ -140,7 +148,7 @@ impl Http1Connection {
     /// Splits off the write half. The connection can still be read.
     pub(super) fn split(self) -> (Self, WriteHalf<Box<MaybeTlsStream>>) {
         let (read_half, write_half) = self.io.split();
-        (Self { buffer: self.buffer, ..Self::new(read_half) }, write_half)
+        (Self { buffer: self.buffer, ..Self::new(read_half, self.header_case) }, write_half)
     }
 
     /// Returns the connection after a 101 response.
@@ -168,7 +176,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let (upstream, _) = listener.accept().await.unwrap();
-        let mut connection = Http1Connection::new(MaybeTlsStream::Plain(stream));
+        let mut connection = Http1Connection::new(MaybeTlsStream::Plain(stream), HeaderCase::Lower);
         assert!(connection.is_usable());
         drop(upstream);
         let MaybeTlsStream::Plain(stream) = &connection.io else { unreachable!() };

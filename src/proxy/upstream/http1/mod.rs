@@ -4,7 +4,7 @@
 //!
 //! 1. `connection.rs` is a connection. Its [`send_request`](Http1Connection::send_request) drives steps 2
 //!    to 4.
-//! 2. `request_head.rs` writes the request head.
+//! 2. `request_head.rs` writes the request head, whose field names `header_case.rs` may capitalize.
 //! 3. `request_writer.rs` sends the head and the body over the stream of `io.rs`.
 //! 4. `response_head.rs` parses the response head and determines the framing of the body.
 //! 5. `body.rs` reads the body, which `framing.rs` decodes. At its end it gives the connection back.
@@ -34,6 +34,7 @@ mod connection;
 mod error;
 mod field_lines;
 mod framing;
+mod header_case;
 mod io;
 mod request_head;
 mod request_writer;

@@ -11,8 +11,10 @@ use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
 use super::error::Http1Error;
+use super::header_case::capitalize_names;
 use crate::proxy::content_length::BodyLength;
 use crate::proxy::header_writer::HeaderWriter;
+use crate::proxy::upstream::settings::HeaderCase;
 
 /// The unsent part of a request.
 ///
@@ -25,6 +27,8 @@ pub(crate) struct RequestWriter {
     pub(super) length: BodyLength,
     /// Remaining bytes of the announced length.
     remaining: u64,
+    /// Case of the names of trailers.
+    pub(super) header_case: HeaderCase,
     /// The request head. Its buffer is reused once it is sent.
     pub(super) head: Vec<u8>,
     /// Written before `data`: the size of a chunk, or the last chunk with the trailers.
@@ -47,6 +51,7 @@ impl RequestWriter {
             body: (length != BodyLength::Empty).then_some(body),
             remaining: if let BodyLength::Known(length) = length { length } else { 0 },
             length,
+            header_case: HeaderCase::default(),
             head: Vec::new(),
             prefix: Vec::new(),
             data: Bytes::new(),
@@ -143,9 +148,13 @@ impl RequestWriter {
         self.body = None;
         match self.length {
             BodyLength::Unknown => {
+                let start = self.prefix.len();
                 self.prefix.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().flatten() {
                     HeaderWriter::copy(&mut self.prefix, name, value);
+                }
+                if self.header_case == HeaderCase::Title {
+                    capitalize_names(&mut self.prefix[start..]);
                 }
                 self.prefix.extend_from_slice(b"\r\n");
                 Ok(())
