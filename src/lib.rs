@@ -43,7 +43,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`], [`long_lived_streams`] | the terms that all modules share |
+//! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`], [`long_lived_streams`], [`unix_socket`] | the terms that all modules share |
 //! | [`models`] | sessions, users, audit entries, movies |
 //! | [`layer`] | the tower layer: cookies, verification, refresh |
 //! | [`services`] | tokens, rotation, sign-in, users, and the traits of the stores |
@@ -128,6 +128,8 @@ pub mod secret;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod unix_socket;
 
 pub use crate::identity::Identity;
 pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::future::Either;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{Method, Uri};
 
 use crate::client_share::ClientShare;
@@ -45,7 +45,7 @@ struct Inner {
     client_share: OnceLock<ClientShare>,
     /// Replaces `client_share` for a request with a valid session.
     user_share: OnceLock<ClientShare>,
-    upstream: OnceLock<Authority>,
+    upstream: OnceLock<Arc<str>>,
     route: AtomicU32,
 }
 
@@ -113,8 +113,8 @@ impl RequestContext {
     }
 
     /// Records the upstream that the request was sent to. The first call wins.
-    pub fn set_upstream(&self, upstream: &Authority) {
-        let _ = self.0.upstream.set(upstream.clone());
+    pub fn set_upstream(&self, upstream: &Arc<str>) {
+        let _ = self.0.upstream.set(Arc::clone(upstream));
     }
 
     /// Records the route by its number in the metrics.
@@ -163,7 +163,7 @@ impl RequestContext {
     /// Returns the upstream that the request was sent to.
     #[must_use]
     pub fn upstream(&self) -> Option<&str> {
-        self.0.upstream.get().map(Authority::as_str)
+        self.0.upstream.get().map(|upstream| &**upstream)
     }
 
     /// Returns the number of the route.

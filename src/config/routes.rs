@@ -4,12 +4,11 @@ use http::Method;
 
 use super::error::{ConfigError, ValueSource};
 use super::headers;
-use super::origin::Origin;
 use super::path_prefix::PathPrefix;
 use super::raw::{RawSettings, first_duplicate};
 use super::server::Server;
 use super::tokens::{EXPECTED_NAME, Tokens, is_name};
-use super::upstreams;
+use super::upstreams::{self, UpstreamAddr};
 use crate::proxy::RouteSpec;
 use crate::services::keys::Algorithm;
 
@@ -65,9 +64,9 @@ pub(super) fn read_all(
 impl Route {
     fn read(table: &RawSettings, server: &Server) -> Result<Self, ConfigError> {
         let path: PathPrefix = table.required("routes.path", table.parsed("routes.path"))?;
-        let upstreams = table.required("routes.upstreams", upstreams::origins(table))?;
+        let upstreams = table.required("routes.upstreams", upstreams::addresses(table))?;
         let auth = table.one_of("routes.auth", &AUTH)?.unwrap_or(RouteAuth::Required);
-        let spec = RouteSpec::new(path.as_str(), upstreams.iter().map(Origin::as_str));
+        let spec = RouteSpec::new(path.as_str(), upstreams.iter().map(UpstreamAddr::as_str));
         let timeout = |key, default| table.duration_or(key, default);
         let edits = |remove, set| headers::read_edits(table, remove, set);
         let spec = RouteSpec {

@@ -1,6 +1,8 @@
 //! `[[routes]]`: upstreams, their health checks and limits.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -11,22 +13,60 @@ use super::error::ConfigError;
 use super::origin::Origin;
 use super::raw::{RawSettings, first_duplicate};
 use crate::proxy::{HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings};
+use crate::unix_socket::{InvalidUnixSocketAddr, UnixSocketAddr};
+
+/// The address of an upstream.
+#[derive(PartialEq)]
+pub(super) enum UpstreamAddr {
+    Http(Origin),
+    Unix(UnixSocketAddr),
+}
+
+impl UpstreamAddr {
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Http(origin) => origin.as_str(),
+            Self::Unix(socket) => socket.as_str(),
+        }
+    }
+
+    fn is_https(&self) -> bool {
+        matches!(self, Self::Http(origin) if origin.is_https())
+    }
+}
+
+impl FromStr for UpstreamAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if UnixSocketAddr::is_meant_by(text) {
+            return text.parse().map(Self::Unix).map_err(|error: InvalidUnixSocketAddr| error.to_string());
+        }
+        text.parse().map(Self::Http).map_err(|_| EXPECTED_UPSTREAM.to_owned())
+    }
+}
+
+impl fmt::Display for UpstreamAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// Reads the settings of a route's upstreams. `server_max_in_flight` is the limit of all routes together.
 pub(super) fn read_settings(
     table: &RawSettings,
-    origins: &[Origin],
+    upstreams: &[UpstreamAddr],
     server_max_in_flight: usize,
 ) -> Result<UpstreamSettings, ConfigError> {
     let defaults = UpstreamSettings::default();
-    let share = share_of_upstream(server_max_in_flight, origins.len());
+    let share = share_of_upstream(server_max_in_flight, upstreams.len());
     let duration = |key, default| table.duration_or(key, default);
     let max_in_flight = table.integer("routes.max_in_flight", 1..=1_000_000)?;
     let max_queued = table.integer("routes.max_queued", 0..=1_000_000)?;
     Ok(UpstreamSettings {
         http: table.one_of("routes.upstream_http", &HTTP)?.unwrap_or(defaults.http),
         header_case: table.one_of("routes.header_case", &HEADER_CASES)?.unwrap_or(defaults.header_case),
-        ca: authorities(table, origins)?,
+        ca: authorities(table, upstreams)?,
         health: health_check(table)?,
         eject_after: table.integer("routes.eject_after", 1..=1000)?.unwrap_or(defaults.eject_after),
         eject_for: duration("routes.eject_for", defaults.eject_for)?,
@@ -58,11 +98,9 @@ pub(super) fn excessive_total(
 }
 
 /// Parses `upstreams`.
-pub(super) fn origins(table: &RawSettings) -> Result<Option<Vec<Origin>>, ConfigError> {
+pub(super) fn addresses(table: &RawSettings) -> Result<Option<Vec<UpstreamAddr>>, ConfigError> {
     let key = "routes.upstreams";
-    let expected = "expected http://HOST:PORT or https://HOST:PORT, without a path";
-    let parse = |text: &str| text.parse::<Origin>().map_err(|_| expected.to_owned());
-    let Some(upstreams) = table.list(key, parse)? else { return Ok(None) };
+    let Some(upstreams) = table.list(key, str::parse::<UpstreamAddr>)? else { return Ok(None) };
     if upstreams.is_empty() {
         return Err(table.invalid(key, "expected at least one, such as [\"http://127.0.0.1:3000\"]"));
     }
@@ -74,14 +112,14 @@ pub(super) fn origins(table: &RawSettings) -> Result<Option<Vec<Origin>>, Config
 
 fn authorities(
     table: &RawSettings,
-    origins: &[Origin],
+    upstreams: &[UpstreamAddr],
 ) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
     let key = "routes.upstream_ca";
     let Some(path) = table.text(key)?.map(PathBuf::from) else { return Ok(None) };
     let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
         Ok(certificates) if !certificates.is_empty() => {
-            if origins.iter().any(Origin::is_https) {
+            if upstreams.iter().any(UpstreamAddr::is_https) {
                 return Ok(Some(certificates));
             }
             let problem = "no upstream of the route is https: remove the key or change the upstreams";
@@ -107,6 +145,9 @@ fn health_check(table: &RawSettings) -> Result<Option<HealthCheck>, ConfigError>
     let path = path.ok_or_else(|| table.invalid(key, "expected a path such as /healthz"))?;
     Ok(Some(HealthCheck { path, interval: interval.unwrap_or(HEALTH_INTERVAL) }))
 }
+
+const EXPECTED_UPSTREAM: &str =
+    "expected http://HOST:PORT or https://HOST:PORT, without a path, or unix:/PATH for a Unix socket";
 
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -24,6 +24,7 @@ mod memory;
 mod metrics;
 mod reload;
 mod tls;
+mod unix_sockets;
 
 /// Returns a route for all paths.
 fn route<U: Into<String>>(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::connection::Connection;
 use super::dns::{DnsCache, PeerAddr};
@@ -16,6 +16,7 @@ use super::http2::Http2Stream;
 use super::origin::Origin;
 use super::settings::{HeaderCase, UpstreamHttp, UpstreamSettings};
 use super::tls::{TlsClient, TrustAnchors};
+use crate::unix_socket::UnixSocketAddr;
 
 /// The reason why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +39,19 @@ pub(super) enum ConnectError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot connect to {address}{}", unix_remedy(source))]
+    Unix {
+        address: UnixSocketAddr,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Makes connections to one upstream.
 pub(super) struct Connector {
     pub(super) addresses: DnsCache,
+    /// Replaces the addresses.
+    socket: Option<UnixSocketAddr>,
     tls: Option<TlsClient>,
     header_case: HeaderCase,
 }
@@ -60,10 +69,10 @@ impl Connector {
             None
         };
         let addresses = DnsCache::new(origin, settings.resolver.clone(), settings.dns_refresh);
-        Ok(Self { addresses, tls, header_case: settings.header_case })
+        Ok(Self { addresses, socket: origin.socket.clone(), tls, header_case: settings.header_case })
     }
 
-    /// Connects to one of the upstream's addresses.
+    /// Connects to one of the upstream's addresses, or to its Unix socket.
     ///
     /// An HTTP/2 connection is driven by a task of the current runtime. `stall_timeout` limits how long the
     /// upstream may leave sent data unacknowledged.
@@ -72,11 +81,16 @@ impl Connector {
         offered: UpstreamHttp,
         stall_timeout: Duration,
     ) -> Result<Connection, ConnectError> {
+        if let Some(socket) = &self.socket {
+            let unix = connect_unix(socket).await?;
+            let peer = PeerAddr { address: None, generation: self.addresses.generation() };
+            return self.handshake(MaybeTlsStream::Unix(unix), offered, peer).await;
+        }
         let addresses = self.addresses.connect_order().await.map_err(ConnectError::Dns)?;
         let generation = self.addresses.generation();
         let (tcp, address) = connect_happy_eyeballs(&addresses).await?;
         set_socket_options(&tcp, stall_timeout).map_err(|source| ConnectError::Tcp { address, source })?;
-        let peer = PeerAddr { address, generation };
+        let peer = PeerAddr { address: Some(address), generation };
         match &self.tls {
             None => self.handshake(MaybeTlsStream::Plain(tcp), offered, peer).await,
             Some(tls) => {
@@ -137,6 +151,32 @@ async fn connect_tcp(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Con
     connected.map(|tcp| (tcp, address)).map_err(|source| ConnectError::Tcp { address, source })
 }
 
+/// Connects to a Unix socket. Waits while its backlog is full, as a connection over TCP does.
+async fn connect_unix(address: &UnixSocketAddr) -> Result<UnixStream, ConnectError> {
+    loop {
+        match UnixStream::connect(address.path()).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(BACKLOG_CHECK_INTERVAL).await;
+            }
+            connected => {
+                return connected.map_err(|source| ConnectError::Unix { address: address.clone(), source });
+            }
+        }
+    }
+}
+
+/// Returns the remedy for a failed connection to a Unix socket.
+fn unix_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ", on which no program listens: start the application",
+        io::ErrorKind::NotFound => ", which does not exist: start the application, or correct the path",
+        io::ErrorKind::PermissionDenied => {
+            ": give the user of the gateway write access to the socket and search access to its directories"
+        }
+        _ => "",
+    }
+}
+
 fn set_socket_options(tcp: &TcpStream, stall_timeout: Duration) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     // Detects an upstream that has vanished while a WebSocket is silent.
@@ -157,6 +197,9 @@ fn set_socket_options(tcp: &TcpStream, stall_timeout: Duration) -> io::Result<()
 
 /// The Connection Attempt Delay of RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Interval of attempts to connect to a Unix socket whose backlog is full, which the kernel does not queue.
+const BACKLOG_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Silence after which TCP keep-alive probes are sent.
 #[cfg(target_os = "linux")]

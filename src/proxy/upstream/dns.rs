@@ -36,7 +36,8 @@ impl PartialEq for dyn Resolve {
 /// The address at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerAddr {
-    pub(super) address: SocketAddr,
+    /// `None` for a Unix socket.
+    pub(super) address: Option<SocketAddr>,
     /// The generation of the [`DnsCache`] that last contained the address.
     pub(super) generation: u32,
 }
@@ -127,7 +128,8 @@ impl DnsCache {
     /// Returns `true` if the host still resolves to the peer's address.
     pub(super) fn is_current(&self, peer: &mut PeerAddr) -> bool {
         let generation = self.generation();
-        if peer.generation != generation && self.addresses().contains(&peer.address) {
+        let is_known = |address| self.addresses().contains(&address);
+        if peer.generation != generation && peer.address.is_some_and(is_known) {
             peer.generation = generation;
         }
         peer.generation == generation

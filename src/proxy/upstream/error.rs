@@ -1,5 +1,7 @@
 //! Errors of the upstreams' configuration.
 
+use crate::unix_socket::InvalidUnixSocketAddr;
+
 /// An error in the configuration of a route's upstreams.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,8 +22,8 @@ pub enum UpstreamConfigError {
         "this system has no certificate authorities; install them (ca-certificates), or name the upstream's own"
     )]
     NoSystemRoots,
-    /// The scheme is neither `http` nor `https`.
-    #[error("upstream `{upstream}` must begin with `http://` or `https://`")]
+    /// The scheme is neither `http`, `https` nor `unix`.
+    #[error("upstream `{upstream}` must begin with `http://`, `https://` or `unix:/`")]
     Scheme {
         /// The upstream.
         upstream: String,
@@ -29,6 +31,14 @@ pub enum UpstreamConfigError {
     /// TLS cannot be configured: an invalid server name or CA certificate.
     #[error("an upstream can't be reached by TLS as configured: {0}")]
     Tls(#[from] rustls::Error),
+    /// The address of a Unix socket is invalid.
+    #[error("upstream `{upstream}`: {source}")]
+    UnixSocket {
+        /// The upstream.
+        upstream: String,
+        /// The expected form.
+        source: InvalidUnixSocketAddr,
+    },
     /// The URL is malformed.
     #[error("upstream `{upstream}` is no URL; write `http://host:port`")]
     Url {

@@ -50,7 +50,7 @@ pub(in crate::proxy) async fn send(
             checkout.acquire().await?;
         let Permit { upstream, count, .. } = &mut permit;
         let upstream = &*upstream;
-        RequestContext::with_current(|context| context.set_upstream(&upstream.origin.authority));
+        RequestContext::with_current(|context| context.set_upstream(&upstream.origin.name));
         let is_http2 = connection.is_http2();
         let peer = connection.peer();
         let slot = connection.take_slot();

@@ -34,6 +34,7 @@ const TABLE: &[Rule] = &[
     rule("long_lived_streams", &[], WEB),
     rule("problem", &[], WEB),
     rule("session_event", &[], WEB),
+    rule("unix_socket", &[], WEB),
     rule("user_agent", &[], WEB),
     rule("request_context", &[], WEB),
     rule("response_abort", &[], WEB),
@@ -90,6 +91,7 @@ const CORE: &[&str] = &[
     "request_context",
     "response_abort",
     "session_event",
+    "unix_socket",
     "user_agent",
 ];
 

@@ -6,13 +6,14 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-/// A connection to an upstream, with or without TLS.
+/// A connection to an upstream, over TCP with or without TLS, or a Unix socket.
 pub(crate) enum MaybeTlsStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
     /// The reading half, while another task writes.
     ReadHalf(ReadHalf<Box<MaybeTlsStream>>),
 }
@@ -34,6 +35,7 @@ impl AsyncRead for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
             Self::ReadHalf(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
@@ -44,6 +46,7 @@ impl AsyncWrite for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, bytes),
             Self::Tls(io) => Pin::new(io).poll_write(cx, bytes),
+            Self::Unix(io) => Pin::new(io).poll_write(cx, bytes),
             Self::ReadHalf(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -56,6 +59,7 @@ impl AsyncWrite for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Self::ReadHalf(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -66,7 +70,7 @@ impl AsyncWrite for MaybeTlsStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_) | Self::ReadHalf(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Unix(_) | Self::ReadHalf(_) => Poll::Ready(Ok(())),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -75,6 +79,7 @@ impl AsyncWrite for MaybeTlsStream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
             Self::ReadHalf(_) => Poll::Ready(Ok(())),
         }
     }
