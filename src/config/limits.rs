@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, ValueSource};
 use super::limit_checks;
+use super::pem_files::{self, CertificatePaths};
 use super::raw::RawSettings;
 use crate::server::ServerLimits;
 
@@ -20,17 +21,9 @@ pub struct Tls {
 
 impl Tls {
     pub(super) fn read(settings: &RawSettings) -> Result<Option<Self>, ConfigError> {
-        let path = |key| Ok(settings.text(key)?.map(PathBuf::from));
-        let (present, missing) = match (path(CERTIFICATE)?, path(KEY)?) {
-            (None, None) => return Ok(None),
-            (Some(certificate), Some(key)) => {
-                let places = [CERTIFICATE, KEY].map(|key| settings.place(key));
-                return Ok(Some(Self { certificate, key, places }));
-            }
-            (Some(_), None) => (CERTIFICATE, KEY),
-            (None, Some(_)) => (KEY, CERTIFICATE),
-        };
-        Err(settings.invalid(present, format!("{missing} is missing: TLS needs both")))
+        let paths = pem_files::paths(settings, CERTIFICATE, KEY)?;
+        let places = [CERTIFICATE, KEY].map(|key| settings.place(key));
+        Ok(paths.map(|CertificatePaths { certificate, key }| Self { certificate, key, places }))
     }
 
     /// Returns the error for an invalid key file (`is_key`) or certificate file.

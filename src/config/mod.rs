@@ -49,6 +49,7 @@ mod origin;
 mod otlp;
 mod pages;
 mod path_prefix;
+mod pem_files;
 mod raw;
 mod reload;
 mod routes;

@@ -21,11 +21,12 @@ pub(super) fn check(
     warnings: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
     let mut files = SecretFiles { readable: Vec::new() };
-    files.check_named(settings)?;
+    files.check_named(settings, &["server.tls_key", "database.url_file", "tokens.secret_file"])?;
     files.check_source(settings, "tokens.secret")?;
     files.check_database(settings, database)?;
     for table in routes {
         files.check_headers(table)?;
+        files.check_named(table, &["routes.upstream_client_key"])?;
     }
     if !allow_readable {
         warnings.append(&mut files.readable);
@@ -40,9 +41,9 @@ struct SecretFiles {
 }
 
 impl SecretFiles {
-    /// Checks the files that keys name.
-    fn check_named(&mut self, settings: &RawSettings) -> Result<(), ConfigError> {
-        for key in ["server.tls_key", "database.url_file", "tokens.secret_file"] {
+    /// Checks the files that these keys name.
+    fn check_named(&mut self, settings: &RawSettings, keys: &[&str]) -> Result<(), ConfigError> {
+        for key in keys {
             if let Some(path) = settings.text(key)? {
                 self.check(settings, key, Path::new(path))?;
             }

@@ -1,18 +1,17 @@
 //! `[[routes]]`: upstreams, their health checks and limits.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::error::ConfigError;
 use super::origin::Origin;
+use super::pem_files;
 use super::raw::{RawSettings, first_duplicate};
-use crate::proxy::{HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings};
+use crate::proxy::{ClientCertificate, HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings};
 use crate::unix_socket::{InvalidUnixSocketAddr, UnixSocketAddr};
 
 /// The address of an upstream.
@@ -67,6 +66,8 @@ pub(super) fn read_settings(
         http: table.one_of("routes.upstream_http", &HTTP)?.unwrap_or(defaults.http),
         header_case: table.one_of("routes.header_case", &HEADER_CASES)?.unwrap_or(defaults.header_case),
         ca: authorities(table, upstreams)?,
+        server_name: server_name(table, upstreams)?,
+        client_certificate: client_certificate(table, upstreams)?,
         health: health_check(table)?,
         eject_after: table.integer("routes.eject_after", 1..=1000)?.unwrap_or(defaults.eject_after),
         eject_for: duration("routes.eject_for", defaults.eject_for)?,
@@ -115,21 +116,45 @@ fn authorities(
     upstreams: &[UpstreamAddr],
 ) -> Result<Option<Vec<CertificateDer<'static>>>, ConfigError> {
     let key = "routes.upstream_ca";
-    let Some(path) = table.text(key)?.map(PathBuf::from) else { return Ok(None) };
-    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(certificates) if !certificates.is_empty() => {
-            if upstreams.iter().any(UpstreamAddr::is_https) {
-                return Ok(Some(certificates));
-            }
-            let problem = "no upstream of the route is https: remove the key or change the upstreams";
-            Err(table.invalid(key, problem))
-        }
-        Err(pem::Error::Io(source)) => {
-            Err(ConfigError::Unreadable { path, key: Some(key.to_owned()), source })
-        }
-        _ => Err(table.invalid(key, "expected a file of PEM certificates (-----BEGIN CERTIFICATE-----)")),
+    let Some(path) = table.text(key)? else { return Ok(None) };
+    let certificates = pem_files::read_certificates(table, key, path.into())?;
+    require_https(table, key, upstreams)?;
+    Ok(Some(certificates))
+}
+
+/// Reads the name that the certificates of the upstreams must be valid for.
+fn server_name(table: &RawSettings, upstreams: &[UpstreamAddr]) -> Result<Option<String>, ConfigError> {
+    let key = "routes.upstream_server_name";
+    let Some(name) = table.text(key)? else { return Ok(None) };
+    if ServerName::try_from(name).is_err() {
+        return Err(table.invalid(key, "expected a host name such as app.internal, or an IP address"));
     }
+    require_https(table, key, upstreams)?;
+    Ok(Some(name.to_owned()))
+}
+
+fn client_certificate(
+    table: &RawSettings,
+    upstreams: &[UpstreamAddr],
+) -> Result<Option<ClientCertificate>, ConfigError> {
+    let Some(paths) = pem_files::paths(table, CLIENT_CERTIFICATE, CLIENT_KEY)? else { return Ok(None) };
+    let chain = pem_files::read_certificates(table, CLIENT_CERTIFICATE, paths.certificate)?;
+    let key = pem_files::read_private_key(table, CLIENT_KEY, paths.key)?;
+    require_https(table, CLIENT_CERTIFICATE, upstreams)?;
+    let certificate = ClientCertificate::new(chain, key);
+    certificate.map(Some).map_err(|error| {
+        let problem = format!("it does not fit routes.upstream_client_certificate: {error}");
+        table.invalid(CLIENT_KEY, problem)
+    })
+}
+
+/// Rejects a setting of TLS if no upstream uses TLS.
+fn require_https(table: &RawSettings, key: &str, upstreams: &[UpstreamAddr]) -> Result<(), ConfigError> {
+    if upstreams.iter().any(UpstreamAddr::is_https) {
+        return Ok(());
+    }
+    let problem = "no upstream of the route is https: remove the key or change the upstreams";
+    Err(table.invalid(key, problem))
 }
 
 fn health_check(table: &RawSettings) -> Result<Option<HealthCheck>, ConfigError> {
@@ -145,6 +170,9 @@ fn health_check(table: &RawSettings) -> Result<Option<HealthCheck>, ConfigError>
     let path = path.ok_or_else(|| table.invalid(key, "expected a path such as /healthz"))?;
     Ok(Some(HealthCheck { path, interval: interval.unwrap_or(HEALTH_INTERVAL) }))
 }
+
+const CLIENT_CERTIFICATE: &str = "routes.upstream_client_certificate";
+const CLIENT_KEY: &str = "routes.upstream_client_key";
 
 const EXPECTED_UPSTREAM: &str =
     "expected http://HOST:PORT or https://HOST:PORT, without a path, or unix:/PATH for a Unix socket";

@@ -147,5 +147,7 @@ pub use route_spec::RouteSpec;
 pub use routes::{MatchedRoute, Routes};
 pub use service::Proxy;
 pub use upgrade::is_upgrade_request;
-pub use upstream::{HeaderCase, HealthCheck, Resolve, UpstreamConfigError, UpstreamHttp, UpstreamSettings};
+pub use upstream::{
+    ClientCertificate, HeaderCase, HealthCheck, Resolve, UpstreamConfigError, UpstreamHttp, UpstreamSettings,
+};
 pub use upstream_tokens::UpstreamTokens;

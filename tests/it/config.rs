@@ -643,7 +643,8 @@ fn header_value_is_trimmed_in_the_file_and_in_the_configuration() {
 fn secret_files_of_other_users_are_refused_or_reported() {
     let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
     let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
-    let cases: [(&str, &str, String); 9] = [
+    let certificate = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+    let cases: [(&str, &str, String); 10] = [
         ("secret", "tokens.secret_file", "[tokens]\nsecret_file = 'FILE'".to_owned()),
         ("url", "database.url_file", "[database]\nurl_file = 'FILE'".to_owned()),
         ("key.pem", "server.tls_key", "[server]\ntls_certificate = '/c'\ntls_key = 'FILE'".to_owned()),
@@ -657,6 +658,13 @@ fn secret_files_of_other_users_are_refused_or_reported() {
             "routes.set_response_headers",
             format!("{route}set_response_headers = {{ X-Key = {{ file = 'FILE' }} }}"),
         ),
+        (
+            "client.key",
+            "routes.upstream_client_key",
+            "[[routes]]\npath = '/a'\nupstreams = ['https://h']\nupstream_client_certificate = 'CERTIFICATE'\n\
+             upstream_client_key = 'FILE'"
+                .to_owned(),
+        ),
         ("sekisho.toml", "tokens.secret", format!("[tokens]\nsecret = '{secret}'")),
         ("sekisho.toml", "database.url", "[database]\nurl = 'postgres://u:p@h/db'".to_owned()),
         ("sekisho.toml", "database.url", "[database]\nurl = 'postgres:///db?user=u&password=p'".to_owned()),
@@ -665,7 +673,10 @@ fn secret_files_of_other_users_are_refused_or_reported() {
     for (name, key, text) in cases {
         let fixture = ConfigFixture::new().write("secret", secret).write("url", "postgres://u:p@h/db");
         let fixture = fixture.write("key.pem", "x").write("value", "x");
+        let fixture = fixture.write("client.pem", &certificate.cert.pem());
+        let fixture = fixture.write("client.key", &certificate.signing_key.serialize_pem());
         let path = fixture.path(name);
+        let text = text.replace("CERTIFICATE", &fixture.path("client.pem").display().to_string());
         let fixture = fixture.file(&text.replace("FILE", &path.display().to_string()));
         let set_mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         for mode in [0o600, 0o400] {
@@ -1070,6 +1081,15 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("header_case = 'titel'", "expected one of lower, title (did you mean title?)"),
     ("upstream_ca = '/nonexistent.pem'", "cannot read /nonexistent.pem"),
     ("upstream_ca = 'Cargo.toml'", "expected a file of PEM certificates"),
+    ("upstream_server_name = 'a b'", "expected a host name such as app.internal, or an IP address"),
+    ("upstream_server_name = 'app.internal'", "no upstream of the route is https: remove the key or change"),
+    ("upstream_client_certificate = '/c'", "routes.upstream_client_key is missing: TLS needs both"),
+    ("upstream_client_key = '/k'", "routes.upstream_client_certificate is missing: TLS needs both"),
+    ("upstream_client_key = '/k'\nupstream_client_certificate = '/c'", "cannot read /c (routes.upstream_client_cert"),
+    (
+        "upstream_client_key = '/k'\nupstream_client_certificate = 'Cargo.toml'",
+        "expected a file of PEM certificates",
+    ),
     ("health_path = 'healthz'", "expected a path such as /healthz"),
     ("health_path = '/a b'", "expected a path"),
     ("health_interval = '5s'", "it has no effect without health_path"),
@@ -1271,6 +1291,37 @@ fn route_with_every_key() {
     assert_eq!(route.connect_timeout, Duration::from_millis(250));
     assert_eq!(route.upgrades, ["websocket", "shout"]);
     assert_eq!(route.upstreams.len(), 2);
+}
+
+#[test]
+fn client_certificate_and_key_belong_together() {
+    let make = || rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+    let (made, other) = (make(), make());
+    let load = |urls: &str, key: &str| {
+        let fixture = ConfigFixture::new().write("client.pem", &made.cert.pem()).write("client.key", key);
+        fs::set_permissions(fixture.path("client.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "[[routes]]\npath = '/'\nupstreams = {urls}\nupstream_server_name = 'app.internal'\n\
+             upstream_client_certificate = '{}'\nupstream_client_key = '{}'",
+            fixture.path("client.pem").display(),
+            fixture.path("client.key").display()
+        );
+        fixture.file(&text)
+    };
+    let pem = made.signing_key.serialize_pem();
+    let loaded = load("['https://h']", &pem).load().unwrap();
+    let UpstreamSettings { server_name, client_certificate, .. } = &loaded.config.routes[0].spec.upstream_settings;
+    assert_eq!(server_name.as_deref(), Some("app.internal"));
+    assert!(client_certificate.is_some() && loaded.warnings.is_empty());
+    assert!(!format!("{client_certificate:?}").contains("key"), "the key is secret");
+    for (urls, key, part) in [
+        ("['https://h']", &*other.signing_key.serialize_pem(), "line 6: it does not fit routes.upstream_client_certificate: "),
+        ("['https://h']", "x", "line 6: expected a file with an unencrypted private key in PEM"),
+        ("['unix:/a']", &pem, "line 4: no upstream of the route is https"),
+    ] {
+        let error = load(urls, key).error();
+        assert!(error.contains(part) && !error.contains('\n'), "{error}");
+    }
 }
 
 #[test]

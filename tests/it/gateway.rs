@@ -6,6 +6,7 @@ mod paths;
 mod rules;
 mod secrets;
 mod upstream_headers;
+mod upstream_tls;
 mod wire;
 
 use axum::body::Body;

@@ -64,7 +64,7 @@ impl Connector {
     ) -> Result<Self, UpstreamConfigError> {
         let tls = if origin.is_https() {
             let roots = trust_anchors.get(settings.ca.as_deref())?;
-            Some(TlsClient::new(origin, roots, settings.ca.as_deref())?)
+            Some(TlsClient::new(origin, roots, settings)?)
         } else {
             None
         };

@@ -47,6 +47,7 @@
 mod balancer;
 mod certificate_verifier;
 mod circuit_breaker;
+mod client_certificate;
 mod concurrency;
 mod connect;
 mod connection;
@@ -72,6 +73,7 @@ mod tls;
 #[expect(clippy::module_inception, reason = "named for the type that it defines, as its siblings are")]
 mod upstream;
 
+pub use self::client_certificate::ClientCertificate;
 pub use self::dns::Resolve;
 pub use self::error::UpstreamConfigError;
 pub use self::settings::{HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use rustls_pki_types::CertificateDer;
 
+use super::client_certificate::ClientCertificate;
 use super::dns::Resolve;
 
 /// Settings for all upstreams of a route.
@@ -19,6 +20,11 @@ pub struct UpstreamSettings {
     /// Certificate authorities that verify an `https` upstream's certificate. `None` uses the system's.
     /// Verification cannot be disabled.
     pub ca: Option<Vec<CertificateDer<'static>>>,
+    /// Name that an `https` upstream's certificate must be valid for, and that is sent in SNI. `None` uses the host
+    /// of its URL.
+    pub server_name: Option<String>,
+    /// Certificate that is presented to `https` upstreams. `None` presents none.
+    pub client_certificate: Option<ClientCertificate>,
     /// Active health check. `None` disables it.
     pub health: Option<HealthCheck>,
     /// Number of consecutive failures after which an upstream is ejected. At least 1.
@@ -89,6 +95,8 @@ impl Default for UpstreamSettings {
             http: UpstreamHttp::default(),
             header_case: HeaderCase::default(),
             ca: None,
+            server_name: None,
+            client_certificate: None,
             health: None,
             eject_after: 5,
             eject_for: Duration::from_secs(10),

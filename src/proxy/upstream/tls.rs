@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use super::certificate_verifier::CertificateVerifier;
 use super::error::UpstreamConfigError;
 use super::origin::Origin;
-use super::settings::UpstreamHttp;
+use super::settings::{UpstreamHttp, UpstreamSettings};
 
 /// TLS client configuration of one upstream.
 pub(super) struct TlsClient {
@@ -27,21 +27,26 @@ pub(super) struct TlsClient {
 }
 
 impl TlsClient {
-    /// Creates the configuration with these trust anchors, which `listed` contains unless they are the system's.
+    /// Creates the configuration with these trust anchors: those of `settings`, or the system's.
     pub(super) fn new(
         origin: &Origin,
         roots: Arc<RootCertStore>,
-        listed: Option<&[CertificateDer<'static>]>,
+        settings: &UpstreamSettings,
     ) -> Result<Self, UpstreamConfigError> {
-        let server_name = ServerName::try_from(origin.host().to_owned())
+        let server_name = settings.server_name.as_deref().unwrap_or(origin.host());
+        let server_name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| rustls::Error::General("the host is not a valid server name".into()))?;
         let provider = Arc::new(ring::default_provider());
-        let verifier = CertificateVerifier::new(roots, listed.unwrap_or_default(), &provider)?;
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let listed = settings.ca.as_deref().unwrap_or_default();
+        let verifier = CertificateVerifier::new(roots, listed, &provider)?;
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &settings.client_certificate {
+            Some(certificate) => config.with_client_cert_resolver(certificate.resolver()),
+            None => config.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols.insert(0, b"h2".to_vec());

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls::crypto::ring;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 /// A certificate authority for tests.
 pub(crate) struct Authority {
     certificate: CertificateDer<'static>,
+    pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -21,8 +25,9 @@ impl Authority {
         // Issuers are matched by name, so each authority needs another one.
         params.distinguished_name.push(DnType::CommonName, fastrand::u64(..).to_string());
         let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        Self { certificate, issuer: Issuer::new(params, key) }
+        let certificate = params.self_signed(&key).unwrap();
+        let pem = certificate.pem();
+        Self { certificate: certificate.der().clone(), pem, issuer: Issuer::new(params, key) }
     }
 
     /// Returns this authority as the only trusted root.
@@ -53,6 +58,38 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
         (acceptor(certificate.clone(), &key, &[]), certificate)
+    }
+
+    /// Returns an acceptor for this host name that requires a client certificate of this authority.
+    pub(crate) fn server_for_known_clients(&self, name: &str) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Returns a certificate for a client, and its private key, both in PEM.
+    pub(crate) fn client(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// Returns the certificate of the authority, in PEM.
+    pub(crate) fn pem(&self) -> String {
+        self.pem.clone()
     }
 
     fn certify(&self, params: CertificateParams, protocols: &[&str]) -> TlsAcceptor {
