@@ -98,6 +98,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "routes.first_byte_timeout",
     "routes.idle_timeout",
     "routes.max_body",
+    "routes.buffer_request",
     "routes.upgrades",
     "routes.tunnel_idle_timeout",
     "routes.upstream_http",

@@ -90,6 +90,9 @@ impl Route {
             first_byte_timeout: timeout("routes.first_byte_timeout", spec.first_byte_timeout)?,
             idle_timeout: timeout("routes.idle_timeout", spec.idle_timeout)?,
             max_body: table.size("routes.max_body", 1..=MAX_BODY, EXPECTED_SIZE)?,
+            buffer_request: table
+                .size("routes.buffer_request", 0..=MAX_BUFFER, EXPECTED_BUFFER)?
+                .unwrap_or(spec.buffer_request),
             upgrades: table.list("routes.upgrades", upgrade)?.unwrap_or_else(|| spec.upgrades.clone()),
             tunnel_idle_timeout: timeout("routes.tunnel_idle_timeout", spec.tunnel_idle_timeout)?,
             ..spec
@@ -212,6 +215,11 @@ const EXPECTED_SIZE: &str = "expected a size such as 512KiB or 2MiB; remove the 
 
 /// `bytesize` saturates beyond 63 bits.
 const MAX_BODY: u64 = i64::MAX.unsigned_abs();
+
+const EXPECTED_BUFFER: &str = "expected a size up to 1MiB, such as 64KiB, or 0 to stream all bodies";
+
+/// Limit of `buffer_request`: a client may have a thousand requests, whose bodies are in memory.
+const MAX_BUFFER: u64 = 1024 * 1024;
 
 /// The roles that users can have.
 const ROLES: [&str; 2] = ["admin", "user"];

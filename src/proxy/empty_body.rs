@@ -8,12 +8,9 @@ use std::time::Duration;
 use axum_core::body::Body;
 use http::Method;
 use http_body::Body as _;
-use http_body_util::BodyExt;
-use tokio::time::timeout;
 
 use super::error::ProxyError;
-use super::prefixed_body::PrefixedBody;
-use super::stream_error::{UploadError, UploadErrorKind};
+use super::prefixed_body::{PrefixedBody, next_frame};
 
 /// Returns `true` for a method whose requests have no body as a rule: its meaning is not defined.
 pub(super) fn is_bodiless(method: &Method) -> bool {
@@ -35,24 +32,14 @@ pub(super) fn may_be_empty(body: &Body, method: &Method) -> bool {
 pub(super) async fn resolve(mut body: Body, idle_timeout: Duration) -> Result<Body, ProxyError> {
     let is_announced_empty = body.size_hint().exact() == Some(0);
     loop {
-        let frame = timeout(idle_timeout, body.frame()).await.map_err(|_| ProxyError::BodyTimeout)?;
-        match frame {
+        match next_frame(&mut body, idle_timeout).await? {
             None => return Ok(Body::empty()),
-            Some(Err(error)) => return Err(body_error(UploadError::from_client(error.into()))),
-            Some(Ok(frame)) if frame.is_trailers() => return Ok(Body::empty()),
-            Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.is_empty()) => {}
-            Some(Ok(_)) if is_announced_empty => {
+            Some(frame) if frame.is_trailers() => return Ok(Body::empty()),
+            Some(frame) if frame.data_ref().is_some_and(|data| data.is_empty()) => {}
+            Some(_) if is_announced_empty => {
                 return Err(ProxyError::BodyIncomplete("body exceeds its announced length".into()));
             }
-            Some(Ok(frame)) => return Ok(Body::new(PrefixedBody::new(vec![frame], Some(body)))),
+            Some(frame) => return Ok(Body::new(PrefixedBody::new(vec![frame], Some(body)))),
         }
-    }
-}
-
-fn body_error(error: UploadError) -> ProxyError {
-    match error.kind() {
-        UploadErrorKind::Client => ProxyError::BodyIncomplete(error.into()),
-        UploadErrorKind::Idle => ProxyError::BodyTimeout,
-        UploadErrorKind::TooLarge => ProxyError::BodyTooLarge,
     }
 }

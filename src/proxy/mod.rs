@@ -15,7 +15,7 @@
 //! 4. [`UpstreamRequest`](request) then adds the configured headers, the token of [`UpstreamTokens`], the
 //!    user ([`IdentityHeaders`]), the client ([`Forwarded`]) and `Via`. The `Host`, path and query of the
 //!    client are preserved unless the route changes them.
-//! 5. [`upstream::send`] selects an upstream and a connection, sends the request and awaits the response
+//! 5. [`buffered_body`] reads a small body whole, if the route says so. [`upstream::send`] selects an upstream and a connection, sends the request and awaits the response
 //!    head. [`request_body`] streams the body at the upstream's pace within limits of size and idle time.
 //! 6. [`response::prepare_response`] removes hop-by-hop headers, reserved headers and reserved cookies from
 //!    the response, and applies the route's edits.
@@ -97,6 +97,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the list above leads through private modules")]
 
+mod buffered_body;
 mod content_length;
 mod cookies;
 mod empty_body;

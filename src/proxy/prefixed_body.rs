@@ -1,14 +1,35 @@
-//! A body of which the first frames have been read before.
+//! Reading the first frames of a body before the rest of it is forwarded.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum_core::Error;
 use axum_core::body::Body;
 use bytes::Bytes;
 use http_body::Frame;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
 
-use super::stream_error::FramePoll;
+use super::error::ProxyError;
+use super::stream_error::{FramePoll, UploadError, UploadErrorKind};
+
+/// Reads the next frame of a client's body. Returns `None` at its end.
+pub(super) async fn next_frame(
+    body: &mut Body,
+    idle_timeout: Duration,
+) -> Result<Option<Frame<Bytes>>, ProxyError> {
+    let frame = timeout(idle_timeout, body.frame()).await.map_err(|_| ProxyError::BodyTimeout)?;
+    frame.transpose().map_err(|error| body_error(UploadError::from_client(error.into())))
+}
+
+fn body_error(error: UploadError) -> ProxyError {
+    match error.kind() {
+        UploadErrorKind::Client => ProxyError::BodyIncomplete(error.into()),
+        UploadErrorKind::Idle => ProxyError::BodyTimeout,
+        UploadErrorKind::TooLarge => ProxyError::BodyTooLarge,
+    }
+}
 
 /// Yields frames that were read before, then the rest of their body.
 pub(super) struct PrefixedBody {

@@ -153,8 +153,7 @@ impl RequestHead for UpstreamRequest<'_> {
     /// Recognizes `EventSource` (HTML, section 9.2) and gRPC.
     fn expects_stream(&self) -> bool {
         let headers = &self.parts.headers;
-        let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-        headers.get_all(ACCEPT).iter().any(accepts_events) || headers.get(CONTENT_TYPE).is_some_and(is_grpc)
+        headers.get_all(ACCEPT).iter().any(accepts_events) || is_grpc(headers)
     }
 
     fn write_headers(&self, writer: &mut impl HeaderWriter) {
@@ -204,6 +203,11 @@ fn authenticates_connection(credentials: &HeaderValue) -> bool {
 }
 
 const CONNECTION_AUTH_SCHEMES: [&[u8]; 4] = [b"kerberos", b"nego2", b"negotiate", b"ntlm"];
+
+/// Returns `true` for a call of gRPC, whose body may be a stream.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
 
 fn accepts_events(accept: &HeaderValue) -> bool {
     let mut media_types = split_list(accept.as_bytes());

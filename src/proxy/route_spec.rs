@@ -63,6 +63,8 @@ pub struct RouteSpec {
     pub idle_timeout: Duration,
     /// Maximum size of a request body, in bytes. `None` means no limit.
     pub max_body: Option<u64>,
+    /// Maximum size of a request body that is read whole before an upstream is taken, in bytes. 0 streams all bodies.
+    pub buffer_request: u64,
     /// Protocols to which a request may be upgraded, case-insensitive. HTTP itself (`h2c`) is rejected.
     pub upgrades: Vec<String>,
     /// Timeout for an upgraded connection on which neither side sends data.
@@ -92,6 +94,7 @@ impl RouteSpec {
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             max_body: None,
+            buffer_request: 0,
             upgrades: vec!["websocket".to_owned()],
             tunnel_idle_timeout: Duration::from_secs(3_600),
         }

@@ -10,16 +10,17 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use http_body_util::Either;
 use tower_service::Service;
 
+use super::buffered_body::{self, BufferLimits};
 use super::cookies::ReservedCookies;
 use super::empty_body;
 use super::error::ProxyError;
 use super::event_stream::{bind_event_stream, is_event_stream};
-use super::request::{HeaderFlags, UpstreamRequest};
+use super::request::{HeaderFlags, UpstreamRequest, is_grpc};
 use super::request_body::UpstreamRequestBody;
 use super::response::prepare_response;
 use super::response_body::DownstreamResponseBody;
@@ -137,9 +138,17 @@ impl Inner {
         let flags = HeaderFlags::scan(&parts.headers);
         self.authorize(route, parts, &flags, !body.is_end_stream())?;
         let body = check_body(route, &parts.method, body).await?;
+        let upgrade = if flags.upgrade {
+            Upgrade::from_request(parts, !body.is_end_stream(), &route.spec.upgrades)
+        } else {
+            None
+        };
+        let body = if route.spec.buffer_request > 0 && upgrade.is_none() {
+            buffer_body(route, &parts.headers, body).await?
+        } else {
+            body
+        };
         let has_body = !body.is_end_stream();
-        let upgrade =
-            if flags.upgrade { Upgrade::from_request(parts, has_body, &route.spec.upgrades) } else { None };
         let identity = parts.extensions.get::<Identity>();
         let session = identity.map(|identity| identity.session);
         let (body, mut progress) = self.wrap_body(route, body, session)?;
@@ -203,9 +212,7 @@ impl Inner {
         body: Body,
         session: Option<SessionId>,
     ) -> Result<(Body, UploadProgress), ProxyError> {
-        if route.spec.max_body.is_some_and(|limit| body.size_hint().lower() > limit) {
-            return Err(ProxyError::BodyTooLarge);
-        }
+        check_length(route, &body)?;
         if body.is_end_stream() {
             return Ok((Body::empty(), UploadProgress::without_body()));
         }
@@ -250,6 +257,25 @@ async fn check_body(route: &Route, method: &Method, body: Body) -> Result<Body, 
         return Err(ProxyError::BodyNotAllowed);
     }
     Ok(body)
+}
+
+/// Reads a small body whole. Those of gRPC may be streams, whose client waits for responses meanwhile.
+async fn buffer_body(route: &Route, headers: &HeaderMap, body: Body) -> Result<Body, ProxyError> {
+    if body.is_end_stream() || is_grpc(headers) {
+        return Ok(body);
+    }
+    check_length(route, &body)?;
+    let limits = BufferLimits { buffer: route.spec.buffer_request, body: route.spec.max_body };
+    // Boxed: the future is large, and most requests do not need it.
+    Box::pin(buffered_body::buffer(body, &limits, route.spec.idle_timeout)).await
+}
+
+/// Rejects a body whose announced length exceeds the route's limit.
+fn check_length(route: &Route, body: &Body) -> Result<(), ProxyError> {
+    if route.spec.max_body.is_some_and(|limit| body.size_hint().lower() > limit) {
+        return Err(ProxyError::BodyTooLarge);
+    }
+    Ok(())
 }
 
 fn error_response(error: ProxyError, route: Option<&MatchedRoute>) -> Response<Body> {

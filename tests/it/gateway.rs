@@ -8,6 +8,7 @@ mod secrets;
 mod upstream_headers;
 mod upstream_tls;
 mod wire;
+mod wsgi;
 
 use axum::body::Body;
 use http::Response;

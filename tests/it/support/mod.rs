@@ -8,6 +8,7 @@ pub(crate) mod db;
 pub(crate) mod fair_clock;
 pub(crate) mod front_proxy;
 pub(crate) mod gateway;
+pub(crate) mod gunicorn;
 pub(crate) mod http;
 pub(crate) mod iterations;
 pub(crate) mod log;
