@@ -53,6 +53,7 @@ pub(super) fn read_private_key(
 ) -> Result<PrivateKeyDer<'static>, ConfigError> {
     PrivateKeyDer::from_pem_file(&path).map_err(|error| match error {
         pem::Error::Io(source) => ConfigError::Unreadable { path, key: Some(key.to_owned()), source },
-        _ => settings.invalid(key, "expected a file with an unencrypted private key in PEM (BEGIN PRIVATE KEY)"),
+        _ => settings
+            .invalid(key, "expected a file with an unencrypted private key in PEM (BEGIN PRIVATE KEY)"),
     })
 }

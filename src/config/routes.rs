@@ -136,7 +136,8 @@ impl Route {
             return Err(table.invalid("routes.bearer", problem));
         }
         if self.spec.pass_preflight && self.auth == RouteAuth::None {
-            let problem = r#"with auth = "none" all requests are forwarded without a session: remove the key"#;
+            let problem =
+                r#"with auth = "none" all requests are forwarded without a session: remove the key"#;
             return Err(table.invalid(PREFLIGHT, problem));
         }
         if self.spec.token_audience.is_some() && self.spec.pass_authorization {

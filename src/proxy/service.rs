@@ -238,9 +238,8 @@ impl Inner {
         }
         let roles = &route.spec.roles;
         let has_role = |identity: &Identity| roles.iter().any(|role| identity.roles.contains(role));
-        let is_allowed = roles.is_empty()
-            || is_preflight
-            || parts.extensions.get::<Identity>().is_some_and(has_role);
+        let is_allowed =
+            roles.is_empty() || is_preflight || parts.extensions.get::<Identity>().is_some_and(has_role);
         if is_allowed { Ok(()) } else { Err(ProxyError::Forbidden) }
     }
 }

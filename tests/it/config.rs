@@ -1085,7 +1085,10 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("upstream_server_name = 'app.internal'", "no upstream of the route is https: remove the key or change"),
     ("upstream_client_certificate = '/c'", "routes.upstream_client_key is missing: TLS needs both"),
     ("upstream_client_key = '/k'", "routes.upstream_client_certificate is missing: TLS needs both"),
-    ("upstream_client_key = '/k'\nupstream_client_certificate = '/c'", "cannot read /c (routes.upstream_client_cert"),
+    (
+        "upstream_client_key = '/k'\nupstream_client_certificate = '/c'",
+        "cannot read /c (routes.upstream_client_cert",
+    ),
     (
         "upstream_client_key = '/k'\nupstream_client_certificate = 'Cargo.toml'",
         "expected a file of PEM certificates",
@@ -1312,12 +1315,17 @@ fn client_certificate_and_key_belong_together() {
     };
     let pem = made.signing_key.serialize_pem();
     let loaded = load("['https://h']", &pem).load().unwrap();
-    let UpstreamSettings { server_name, client_certificate, .. } = &loaded.config.routes[0].spec.upstream_settings;
+    let UpstreamSettings { server_name, client_certificate, .. } =
+        &loaded.config.routes[0].spec.upstream_settings;
     assert_eq!(server_name.as_deref(), Some("app.internal"));
     assert!(client_certificate.is_some() && loaded.warnings.is_empty());
     assert!(!format!("{client_certificate:?}").contains("key"), "the key is secret");
     for (urls, key, part) in [
-        ("['https://h']", &*other.signing_key.serialize_pem(), "line 6: it does not fit routes.upstream_client_certificate: "),
+        (
+            "['https://h']",
+            &*other.signing_key.serialize_pem(),
+            "line 6: it does not fit routes.upstream_client_certificate: ",
+        ),
         ("['https://h']", "x", "line 6: expected a file with an unencrypted private key in PEM"),
         ("['unix:/a']", &pem, "line 4: no upstream of the route is https"),
     ] {

@@ -18,7 +18,10 @@ impl ClientCertificate {
     /// # Errors
     ///
     /// [`rustls::Error`] if the certificate or the key is malformed, or if they do not belong together.
-    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, rustls::Error> {
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, rustls::Error> {
         CertifiedKey::from_der(chain, key, &ring::default_provider()).map(|key| Self(Arc::new(key)))
     }
 

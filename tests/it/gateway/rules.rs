@@ -78,8 +78,8 @@ async fn allowed_preflight_is_answered_before_the_method_check() {
 async fn preflight_passes_without_a_session() {
     let mut upstream = Upstream::start().await;
     let more = "preflight = \"pass\"\nroles = [\"admin\"]\nmethods = [\"PUT\"]\npass_authorization = true";
-    let routes =
-        route("/pass", &upstream.url(), more) + &route("/session", &upstream.url(), "preflight = \"session\"");
+    let routes = route("/pass", &upstream.url(), more)
+        + &route("/session", &upstream.url(), "preflight = \"session\"");
     let gateway = TestGatewayBuilder::new(routes).start().await;
     let session_cookies = gateway.signed_in(Role::User).await;
     let preflight = |method: &str, path: &str, lines: &[(&str, &str)]| {
@@ -92,7 +92,10 @@ async fn preflight_passes_without_a_session() {
     assert_eq!(response.status, 200);
     let seen = upstream.seen().await;
     assert_eq!((seen.method.as_str(), &*seen.target), ("OPTIONS", "/pass/x"));
-    assert_eq!((seen.all("origin"), seen.all("access-control-request-method")), (vec![origin.1], vec![method.1]));
+    assert_eq!(
+        (seen.all("origin"), seen.all("access-control-request-method")),
+        (vec![origin.1], vec![method.1])
+    );
     assert_anonymous(&seen);
     for (verb, path, lines, status) in [
         ("OPTIONS", "/pass", &[origin][..], 405),

@@ -67,16 +67,21 @@ async fn buffer_request_gives_a_chunked_upload_its_length() {
         let size = body.len();
         format!("{head}Transfer-Encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n")
     };
-    for (path, size, length) in
-        [("/", 10, json!("10")), ("/", 65_536, json!("65536")), ("/", 65_537, json!(null)), ("/streamed", 10, json!(null))]
-    {
+    for (path, size, length) in [
+        ("/", 10, json!("10")),
+        ("/", 65_536, json!("65536")),
+        ("/", 65_537, json!(null)),
+        ("/streamed", 10, json!(null)),
+    ] {
         let found = ask(server, &upload(path, &"x".repeat(size))).await;
         assert_eq!(found["length"], length, "{path} {size}");
         let is_chunked = found["coding"] == json!("chunked");
         assert_eq!(is_chunked, length == json!(null), "{path} {size}");
     }
     let size = 1_000_000;
-    let head = format!("POST / HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n");
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+    );
     let found = ask(server, &(head + &"x".repeat(size))).await;
     assert_eq!((&found["length"], &found["read"]), (&json!("1000000"), &json!(1_000_000)));
 }

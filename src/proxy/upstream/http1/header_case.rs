@@ -105,7 +105,8 @@ mod tests {
             "X--Odd-",
             "X_underscored-Name",
         ] {
-            let section = |name: &str, host: &str| format!("GET /te:st HTTP/1.1\r\n{name}: a:b\r\n{host}: x\r\n\r\n");
+            let section =
+                |name: &str, host: &str| format!("GET /te:st HTTP/1.1\r\n{name}: a:b\r\n{host}: x\r\n\r\n");
             let mut bytes = section(&usual.to_lowercase(), "host").into_bytes();
             capitalize_names(&mut bytes);
             assert_eq!(String::from_utf8(bytes).expect("text"), section(usual, "Host"));
