@@ -18,7 +18,7 @@ use crate::layer::{Reject401, Rejection, SilentRefreshLayer};
 use crate::long_lived_streams::LongLivedStreams;
 use crate::proxy::Forwarded;
 use crate::routers::events::{self, EventsState};
-use crate::routers::pages::{BrowserOrigin, PagesState};
+use crate::routers::pages::{BrowserOrigin, Demo, PagesState};
 use crate::routers::{auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
 use crate::server::ClientShares;
 use crate::services::movies::Movies;
@@ -56,6 +56,7 @@ pub(super) fn router(
     streams: LongLivedStreams,
     movies: Movies,
     pages: PagesState,
+    demo: Option<Demo>,
 ) -> Router {
     let state = pages.auth.clone();
     let identified = ServiceBuilder::new()
@@ -85,9 +86,13 @@ pub(super) fn router(
         api = api.merge(token::router().with_state(state));
     }
     if server.has(BuiltinRoutes::Movies) {
-        api = api.merge(movies::router().with_state(movies).layer(session_required));
+        api = api.merge(movies::router().with_state(movies.clone()).layer(session_required.clone()));
     }
     let (mut router, openapi) = api.split_for_parts();
+    if let Some(demo) = demo {
+        router = router.merge(pages::demo_files());
+        router = router.merge(pages::demo(demo, pages.clone(), movies).layer(session_required));
+    }
     if server.serves_pages {
         router = router.merge(pages::public(pages.clone()));
         router = router.merge(pages::with_session(pages).layer(session_optional));

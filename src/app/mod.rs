@@ -61,11 +61,12 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::layer::{CookiePolicy, OnStoreLoss, SilentRefreshLayer};
 use crate::long_lived_streams::LongLivedStreams;
+pub use crate::pages::DemoCredentials;
 use crate::pages::{SharedPages, SignInTarget};
 use crate::proxy::{Proxy, ReservedCookies, Routes};
-pub use crate::routers::demo::DemoCredentials;
 use crate::routers::health::ShutdownFlag;
-use crate::routers::{AuthState, demo, health, with_fallbacks};
+use crate::routers::pages::Demo;
+use crate::routers::{AuthState, health};
 use crate::server::ClientShares;
 use crate::services::auth::Auth;
 use crate::services::jwt::{AccessTokens, JwtSettings};
@@ -95,7 +96,7 @@ pub struct AppDependencies<'a> {
     pub metrics: Option<PrometheusHandle>,
     /// The access log and the span exporter. `log.access` switches the access log.
     pub telemetry: Telemetry,
-    /// The credentials that the demo page shows. Without them, there is no demo page.
+    /// The credentials that the demo's sign-in page shows. Without them, there is no demo page.
     pub sample: Option<DemoCredentials>,
 }
 
@@ -212,31 +213,33 @@ fn stack_builder(
 ) -> StackBuilder {
     let config = dependencies.config;
     let metrics = Arc::new(HttpMetrics::new());
-    let fallback = dependencies.sample.clone().map(|sample| {
-        let demo = with_fallbacks(demo::router(Some(sample)));
-        (demo, metrics.route("builtin:pages"))
-    });
-    let movies = Movies::new(Arc::clone(&dependencies.stores.movies));
     let public_origin = dependencies.public_origin.clone();
     let auth_prefix = config.server.auth_prefix.as_str();
+    let sample = dependencies.sample.clone();
+    let demo = sample.is_some().then_some(Demo { access_ttl: config.tokens.access_ttl });
+    let cookies = Arc::clone(&state.cookies);
+    let tokens = state.auth.tokens().clone();
+    let builtin = builtin::router(
+        &config.server,
+        session,
+        shares.clone(),
+        streams.clone(),
+        Movies::new(Arc::clone(&dependencies.stores.movies)),
+        pages_state(config, &public_origin, state, pages.clone(), sample),
+        demo,
+    );
     StackBuilder {
         sign_in: SignInTarget::new(&config.pages.sign_in, public_origin.as_str(), auth_prefix),
         shares: shares.clone(),
-        tokens: state.auth.tokens().clone(),
+        tokens,
         shared_runtime: SharedRuntime::current(),
         builtin_paths: builtin::paths(&config.server, &metrics),
-        fallback,
-        cookies: Arc::clone(&state.cookies),
+        // The demo page and its files.
+        fallback: demo.map(|_| (builtin.clone(), metrics.route("builtin:pages"))),
         login_paths: builtin::login_paths(&config.server),
-        forward_auth: ForwardAuthStack::new(config, session, &state.cookies),
-        builtin: builtin::router(
-            &config.server,
-            session,
-            shares.clone(),
-            streams.clone(),
-            movies,
-            pages_state(config, &public_origin, state, pages.clone()),
-        ),
+        forward_auth: ForwardAuthStack::new(config, session, &cookies),
+        cookies,
+        builtin,
         pages,
         recorder: RecorderConfig {
             trusted_proxies: TrustedProxies::default(),

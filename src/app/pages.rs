@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::AppError;
 use crate::config::{Config, Origin};
-use crate::pages::{Pages, SharedPages, SignIn, SignInTarget, Site};
+use crate::pages::{DemoCredentials, Pages, SharedPages, SignIn, SignInTarget, Site};
 use crate::routers::AuthState;
 use crate::routers::pages::PagesState;
 
@@ -31,6 +31,7 @@ pub(super) fn pages_state(
     origin: &Origin,
     auth: AuthState,
     pages: SharedPages,
+    sample: Option<DemoCredentials>,
 ) -> PagesState {
     let auth_prefix = config.server.auth_prefix.as_str();
     let own_sign_in = match &config.pages.sign_in {
@@ -44,5 +45,6 @@ pub(super) fn pages_state(
         public_origin: origin.as_str().into(),
         own_sign_in: own_sign_in.map(Arc::new),
         min_password_length: config.login.password_min_length as usize,
+        sample: sample.map(Arc::new),
     }
 }

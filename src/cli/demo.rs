@@ -55,6 +55,8 @@ impl DemoArgs {
             // Short, so that refreshes are easy to watch.
             ("tokens.access_ttl", ACCESS_TTL.to_owned()),
             ("session.grace", GRACE.to_owned()),
+            ("pages.title", "Sekisho".to_owned()),
+            ("pages.logo", dir.join(LOGO).display().to_string()),
         ];
         if self.listen.is_loopback() {
             // Safari drops Secure cookies of plain http, also on this machine.
@@ -88,7 +90,8 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
     block_on(async {
         let stores = bootstrap::stores(&config).await?;
         seed(&config, &stores, &SecretString::from(password.as_str())).await?;
-        write_command_config(dir)?;
+        write_file(&dir.join(LOGO), include_str!("../../web/favicon.svg"))?;
+        write_file(&dir.join(COMMAND_CONFIG), &command_config(dir))?;
         let shown = (!is_public).then(|| password.clone());
         let sample = DemoCredentials { email: EMAIL.to_owned(), password: shown };
         let ready = |origin: &str| output::print_lines(&banner(origin, &password));
@@ -96,18 +99,20 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
     })
 }
 
-/// Writes the configuration with which commands open the demo's database.
-fn write_command_config(dir: &Path) -> Result<(), CliError> {
+/// Returns the configuration with which commands open the demo's database.
+fn command_config(dir: &Path) -> String {
     let url = database_url(dir);
     let keys = dir.join(KEYS);
-    let text = format!(
+    format!(
         "# Written by `sekisho demo`, for commands beside it.\n\
          [database]\nurl = {url:?}\n\n\
          [tokens]\nkey_dir = {keys:?}\naccess_ttl = {ACCESS_TTL:?}\n\n\
          [session]\ngrace = {GRACE:?}\n"
-    );
-    let path = dir.join(COMMAND_CONFIG);
-    std::fs::write(&path, text)
+    )
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), CliError> {
+    std::fs::write(path, text)
         .map_err(|error| CliError::failed(format!("cannot write {}", path.display()), error))
 }
 
@@ -164,6 +169,7 @@ fn banner(origin: &str, password: &str) -> [String; 6] {
 const DIR: &str = "data/demo";
 const KEYS: &str = "keys";
 const COMMAND_CONFIG: &str = "sekisho.toml";
+const LOGO: &str = "logo.svg";
 const ACCESS_TTL: &str = "20s";
 const GRACE: &str = "5s";
 const EMAIL: &str = "taro@example.jp";

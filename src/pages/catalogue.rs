@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::error::PagesError;
-use super::files::{OperatorFiles, TEXTS};
+use super::files::{DEMO_TEXTS, OperatorFiles, TEXTS};
 
 /// The texts of one language.
 #[derive(Debug)]
@@ -65,9 +65,15 @@ struct TextFile {
 }
 
 impl TextFile {
+    /// Returns the embedded texts of a language, with those of the demo.
     fn embedded(name: &str) -> Result<Option<Self>, PagesError> {
-        let file = TEXTS.iter().find(|(embedded, _)| *embedded == name);
-        file.map(|(name, text)| Self::parse(Path::new(name).to_owned(), text)).transpose()
+        let mut parts = TEXTS.iter().chain(&DEMO_TEXTS).filter(|(embedded, _)| *embedded == name);
+        let Some((_, text)) = parts.next() else { return Ok(None) };
+        let mut file = Self::parse(Path::new(name).to_owned(), text)?;
+        for (_, text) in parts {
+            file.texts.extend(Self::parse(Path::new(name).to_owned(), text)?.texts);
+        }
+        Ok(Some(file))
     }
 
     fn parse(path: PathBuf, text: &str) -> Result<Self, PagesError> {
@@ -159,7 +165,7 @@ const ENGLISH: &str = "en.toml";
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::files::TEMPLATES;
+    use super::super::files::{DEMO_TEMPLATES, TEMPLATES};
     use super::*;
 
     fn embedded(name: &str) -> TextFile {
@@ -185,20 +191,21 @@ mod tests {
     fn every_text_is_used_and_every_used_text_exists() {
         let keys: BTreeSet<_> = embedded(ENGLISH).texts.into_keys().collect();
         let mut used: BTreeSet<String> = DATE_KEYS.map(str::to_owned).into();
-        for (name, template) in TEMPLATES {
+        for (name, template) in TEMPLATES.into_iter().chain(DEMO_TEMPLATES) {
             for call in template.split("t(\"").skip(1) {
                 let key = call.split('"').next().unwrap();
                 assert!(keys.contains(key), "{name}: {key}");
                 used.insert(key.to_owned());
             }
         }
-        // The other keys are literals of this module.
+        // The other keys are literals of these modules.
         let sections: BTreeSet<_> =
             keys.iter().filter_map(|key| key.split_once('.')).map(|(name, _)| name).collect();
-        for literal in include_str!("page.rs").split('"').skip(1).step_by(2) {
+        let modules = concat!(include_str!("page.rs"), include_str!("demo_page.rs"));
+        for literal in modules.split('"').skip(1).step_by(2) {
             let section = literal.split_once('.').map(|(section, _)| section);
             if section.is_some_and(|section| sections.contains(section)) && !literal.ends_with(".html") {
-                assert!(keys.contains(literal), "page.rs: {literal}");
+                assert!(keys.contains(literal), "{literal}");
                 used.insert(literal.to_owned());
             }
         }

@@ -69,13 +69,14 @@ const TEMPLATES_KEY: &str = "pages.templates";
 const MAX_SIZE: u64 = 1024 * 1024;
 
 macro_rules! embedded {
-    ($($name:literal)*) => {
-        [$(($name, include_str!(concat!("../../web/pages/", $name)))),*]
+    ($directory:literal: $($name:literal)*) => {
+        [$(($name, include_str!(concat!("../../web/", $directory, "/", $name)))),*]
     };
 }
 
 /// The embedded templates.
 pub(super) const TEMPLATES: [(&str, &str); 7] = embedded! {
+    "pages":
     "account.html"
     "base.html"
     "cookies.html"
@@ -85,11 +86,24 @@ pub(super) const TEMPLATES: [(&str, &str); 7] = embedded! {
     "sign-out.html"
 };
 
+/// The embedded templates of the demo.
+pub(super) const DEMO_TEMPLATES: [(&str, &str); 4] = embedded! {
+    "demo":
+    "demo.html"
+    "movie-form.html"
+    "movie-list.html"
+    "sample.html"
+};
+
 /// The embedded texts: `TAG.toml` for each language.
-pub(super) const TEXTS: [(&str, &str); 2] = embedded! { "en.toml" "ja.toml" };
+pub(super) const TEXTS: [(&str, &str); 2] = embedded! { "pages": "en.toml" "ja.toml" };
+
+/// The embedded texts of the demo, in files of the same names.
+pub(super) const DEMO_TEXTS: [(&str, &str); 2] = embedded! { "demo": "en.toml" "ja.toml" };
 
 /// The embedded stylesheet and scripts.
 pub(super) const ASSETS: [(&str, &str); 4] = embedded! {
+    "pages":
     "fragment.js"
     "pages.css"
     "signed-in.js"

@@ -1,13 +1,14 @@
-//! The pages for people: sign-in, sign-out, the account, and errors.
+//! The pages for people: sign-in, sign-out, the account, errors, and the demo.
 //!
 //! [`Pages`] renders a [`Page`] in the [`Language`] of a request. The templates (`web/pages/*.html`) and texts
-//! (`web/pages/*.toml`) are embedded. The files of `pages.templates` replace them by name. [`crate::routers::pages`]
+//! (`web/pages/*.toml`) are embedded, and so are those of the demo (`web/demo/`). The files of `pages.templates` replace them by name. [`crate::routers::pages`]
 //! serves the pages; this module knows neither routes nor sessions.
 
 mod accent;
 mod asset;
 mod catalogue;
 mod date;
+mod demo_page;
 mod error;
 mod files;
 mod headers;
@@ -23,6 +24,10 @@ mod templates;
 
 pub use self::accent::{Accent, NotAColor};
 pub use self::asset::Asset;
+pub use self::demo_page::{
+    DemoCredentials, DemoPage, MovieColumn, MovieFilter, MovieForm, MovieList, MovieNotice, MovieProblem,
+    MovieRow, MoviesSection,
+};
 pub use self::error::PagesError;
 pub(crate) use self::headers::CONTENT_SECURITY_POLICY;
 pub use self::language::Language;

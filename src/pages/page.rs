@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::demo_page::{DemoCredentials, DemoPage, MovieForm, MoviesSection};
 use crate::session_event::SessionEvent;
 use crate::user_agent::DeviceName;
 
@@ -18,6 +19,8 @@ pub enum Page {
     Account(AccountPage),
     /// The reason why the browser did not keep the cookies of a sign-in.
     Cookies(CookieProblem),
+    /// The requests and movies of the demo.
+    Demo(DemoPage),
     /// A request that failed.
     Error(ErrorPage),
     /// A page that at once loads another one.
@@ -34,6 +37,7 @@ impl Page {
         match self {
             Self::Account(_) => "account.html",
             Self::Cookies(_) => "cookies.html",
+            Self::Demo(_) => "demo.html",
             Self::Error(_) => "error.html",
             Self::Refresh(_) => "refresh.html",
             Self::SignIn(_) => "sign-in.html",
@@ -48,10 +52,12 @@ impl Page {
             Self::Refresh(RefreshPage { url: "/".to_owned() }),
             Self::SignIn(SignInPage::default()),
             Self::SignIn(SignInPage::example()),
+            Self::SignIn(SignInPage::demo_example()),
             Self::SignOut(SignOutPage::default()),
             Self::SignOut(SignOutPage::example()),
         ];
         pages.extend(CookieProblem::examples().map(Self::Cookies));
+        pages.extend(DemoPage::examples().map(Self::Demo));
         let statuses = ERROR_STATUSES.iter().filter_map(|status| StatusCode::from_u16(*status).ok());
         pages.extend(statuses.map(|status| Self::Error(ErrorPage::new(status))));
         pages
@@ -64,6 +70,9 @@ impl Page {
             Self::Account(AccountPage { error: Some(error), .. })
             | Self::SignIn(SignInPage { error: Some(error), .. })
             | Self::SignOut(SignOutPage { error: Some(error), .. }) => error.status(),
+            Self::Demo(DemoPage {
+                movies: MoviesSection::Form(MovieForm { error: Some(_), .. }), ..
+            }) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Error(page) => page.status,
             _ => StatusCode::OK,
         }
@@ -90,9 +99,19 @@ pub struct SignInPage {
     pub signed_in_as: Option<String>,
     /// True if the page follows a sign-out. It then never goes on by itself.
     pub signed_out: bool,
+    /// The password that the form is filled in with, in the demo.
+    pub password: Option<String>,
+    /// The credentials that the page shows, in the demo.
+    pub sample: Option<DemoCredentials>,
 }
 
 impl SignInPage {
+    fn demo_example() -> Self {
+        let password = Some("example".to_owned());
+        let sample = DemoCredentials { email: EXAMPLE_EMAIL.to_owned(), password: password.clone() };
+        Self { password, sample: Some(sample), ..Self::default() }
+    }
+
     fn example() -> Self {
         Self {
             next: "/a?b=c".to_owned(),
@@ -102,6 +121,8 @@ impl SignInPage {
             error: Some(FormProblem::Credentials),
             signed_in_as: Some(EXAMPLE_EMAIL.to_owned()),
             signed_out: true,
+            password: None,
+            sample: Some(DemoCredentials { email: EXAMPLE_EMAIL.to_owned(), password: None }),
         }
     }
 }

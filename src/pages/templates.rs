@@ -7,7 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior, Value, escape_formatter};
 
 use super::error::PagesError;
-use super::files::{OperatorFiles, TEMPLATES};
+use super::files::{DEMO_TEMPLATES, OperatorFiles, TEMPLATES};
 
 /// The templates.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ fn embedded() -> Result<Environment<'static>, Error> {
     environment.set_formatter(write_value);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    for (name, source) in TEMPLATES {
+    for (name, source) in TEMPLATES.into_iter().chain(DEMO_TEMPLATES) {
         environment.add_template(name, source)?;
     }
     Ok(environment)

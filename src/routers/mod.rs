@@ -9,7 +9,7 @@
 //! | `/movies`, `/movies/{id}` | [`movies`] |
 //! | `/docs`, `/docs/{file}`, `/openapi.json` | [`docs`] |
 //! | `/auth/sign-in`, `/auth/continue`, `/auth/sign-out`, `/auth/account` and below, `/auth/assets/{file}`, `/.well-known/change-password` | [`pages`] |
-//! | `/`, `/assets/{file}`, `/favicon.svg`, `/demo/sample.json` | [`demo`], only in the demo |
+//! | `/`, `/demo/movies` and below, `/assets/{file}` | [`pages`], only in the demo |
 //! | `/auth/verify` and below | [`forward_auth`], on its own listener |
 //! | `/healthz`, `/readyz`, `/metrics` | [`health`], on the admin listener |
 //!
@@ -18,7 +18,6 @@
 pub mod auth;
 mod body_timeout;
 mod content_type;
-pub mod demo;
 pub mod docs;
 mod error;
 pub mod events;

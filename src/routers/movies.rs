@@ -134,7 +134,7 @@ async fn delete(
 }
 
 /// Extractor that requires a signed-in user with the role `admin`.
-struct RequireAdmin;
+pub(super) struct RequireAdmin;
 
 impl<S: Send + Sync> FromRequestParts<S> for RequireAdmin {
     type Rejection = ApiError;
@@ -160,6 +160,8 @@ fn movie_id(path: Result<Path<MoviePath>, PathRejection>) -> Result<MovieId, Api
     Ok(MovieId(id))
 }
 
-const ADMIN_ROLE: &str = "admin";
+/// The role of users who may change movies.
+pub(super) const ADMIN_ROLE: &str = "admin";
+
 /// Maximum size of request bodies, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;

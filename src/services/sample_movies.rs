@@ -27,7 +27,7 @@ impl From<SampleMovie> for MovieDetails {
     }
 }
 
-const MOVIES: &str = include_str!("../../web/movies.json");
+const MOVIES: &str = include_str!("../../web/demo/movies.json");
 
 #[cfg(test)]
 mod tests {

@@ -33,7 +33,7 @@ async fn check_pages(language: &str) {
     let silent = format!("http://{}", listener.local_addr().unwrap());
     let config = |application: &str| failing_routes(application, &silent);
     let Some(site) = Site::start_with_config(config).await else { return };
-    let mut report = Report { language: language.to_owned(), problems: Vec::new() };
+    let mut report = Report::new(language);
 
     site.open(&browser, "/reports/").await;
     report.check(&browser, "sign-in").await;
@@ -99,14 +99,19 @@ fn failing_routes(application: &str, silent: &str) -> String {
 }
 
 /// The problems of all pages in one language.
-struct Report {
+pub(crate) struct Report {
     language: String,
     problems: Vec<String>,
 }
 
 impl Report {
+    /// Creates a report without problems.
+    pub(crate) fn new(language: &str) -> Self {
+        Self { language: language.to_owned(), problems: Vec::new() }
+    }
+
     /// Checks the present page, light and dark.
-    async fn check(&mut self, browser: &Chromium, name: &str) {
+    pub(crate) async fn check(&mut self, browser: &Chromium, name: &str) {
         let language = browser.run("return document.documentElement.lang", &[]).await;
         if language != self.language.as_str() {
             self.problems.push(format!("{name}: the language is {language}"));
@@ -146,7 +151,8 @@ impl Report {
         }
     }
 
-    fn finish(self) {
+    /// Fails if there are problems.
+    pub(crate) fn finish(self) {
         assert!(self.problems.is_empty(), "{:#?}", self.problems);
     }
 }

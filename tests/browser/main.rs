@@ -9,6 +9,7 @@
 mod accessibility;
 mod axe;
 mod chromium;
+mod demo;
 mod django;
 mod front_proxies;
 mod hostile_next;

@@ -6,11 +6,13 @@
 //! | `/auth/sign-out` | `sign_out.rs` |
 //! | `/auth/account` and below, `/.well-known/change-password` | `account.rs` |
 //! | `/auth/assets/{name}` | the stylesheet and the scripts |
+//! | `/`, `/demo/movies` and below, `/assets/{name}`, only in the demo | `demo.rs` |
 //!
 //! They are no part of the OpenAPI description, which is for programs. Forms need no script: each responds with a
 //! redirect (303), or with the page again and what was wrong.
 
 mod account;
+mod demo;
 mod origin;
 mod problem;
 mod sign_in;
@@ -27,6 +29,7 @@ use http::{HeaderMap, HeaderValue};
 use tower_cookies::CookieManagerLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
+pub use self::demo::{Demo, files as demo_files, router as demo};
 pub use self::origin::BrowserOrigin;
 pub use self::state::PagesState;
 use super::ApiError;

@@ -55,7 +55,7 @@ pub(super) async fn submit(
     let next = state.next(request.uri());
     let replaced = state.auth.sessions_in(request.headers()).next();
     let failed = |email, problem| {
-        let page = SignInPage { email, error: Some(problem), ..form_for(&state, &next) };
+        let page = SignInPage { email, password: None, error: Some(problem), ..form_for(&state, &next) };
         view.render(&Page::SignIn(page))
     };
     let credentials = match read_credentials(request).await {
@@ -120,8 +120,15 @@ fn refresh(view: &View, url: String) -> Response {
 }
 
 fn form_for(state: &PagesState, next: &Next) -> SignInPage {
-    let action = state.path_with("sign-in", next, &[]);
-    SignInPage { next: next.to_string(), action, ..SignInPage::default() }
+    let sample = state.sample.as_deref().cloned();
+    SignInPage {
+        next: next.to_string(),
+        action: state.path_with("sign-in", next, &[]),
+        email: sample.as_ref().map(|sample| sample.email.clone()).unwrap_or_default(),
+        password: sample.as_ref().and_then(|sample| sample.password.clone()),
+        sample,
+        ..SignInPage::default()
+    }
 }
 
 /// Reads the form. An error comes with the address, if that can be read.

@@ -16,7 +16,7 @@ use super::super::{ApiError, AuthState};
 use crate::http_headers::PRIVATE_NO_STORE;
 use crate::identity::Identity;
 use crate::layer::{Rejection, RejectionKind};
-use crate::pages::{ErrorPage, Language, Next, Page, Pages, SharedPages, SignInTarget};
+use crate::pages::{DemoCredentials, ErrorPage, Language, Next, Page, Pages, SharedPages, SignInTarget};
 use crate::session_event::SessionEvent;
 
 /// State of the routes of pages.
@@ -34,6 +34,8 @@ pub struct PagesState {
     pub own_sign_in: Option<Arc<SignInTarget>>,
     /// Minimum length of new passwords in characters.
     pub min_password_length: usize,
+    /// The credentials that the sign-in page shows, in the demo.
+    pub sample: Option<Arc<DemoCredentials>>,
 }
 
 impl PagesState {
@@ -148,10 +150,13 @@ impl<S: Sync> FromRequestParts<S> for PageSession {
 /// The user of a page that requires one.
 pub(super) struct SignedIn(pub(super) Identity);
 
-impl FromRequestParts<PagesState> for SignedIn {
+impl<S: Sync> FromRequestParts<S> for SignedIn
+where
+    PagesState: FromRef<S>,
+{
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, state: &PagesState) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let Ok(session) = PageSession::from_request_parts(parts, state).await;
         match session {
             PageSession::SignedIn(identity) => Ok(Self(identity)),

@@ -17,6 +17,7 @@ use sekisho::models::session::{Session, SessionId};
 use sekisho::models::user::{Role, User};
 use sekisho::server::{Peer, ServerLimits, serve};
 use sekisho::services::keys::{KeyMaterial, KeyRing, SharedKeys};
+use sekisho::services::sample_movies::sample_movies;
 use sekisho::services::users::{HashedUser, NewUser};
 use sekisho::telemetry::Telemetry;
 use tokio::net::TcpListener;
@@ -31,6 +32,9 @@ pub(crate) const ORIGIN: &str = "https://app.example.com";
 
 /// A password that the password policy accepts.
 pub(crate) const PASSWORD: &str = "tall umbrellas sing at noon";
+
+/// The user of the demo.
+pub(crate) const DEMO_EMAIL: &str = "otama@example.com";
 
 /// Default lifetimes. The jitter of the access token lifetime is off in these tests.
 pub(crate) const ACCESS_TTL: Duration = Duration::from_secs(15 * 60);
@@ -93,14 +97,19 @@ impl TestApp {
         Self::build(fresh, config(flags, Some(file)), None)
     }
 
-    /// Starts a gateway with the demo's user.
+    /// Starts a gateway with the demo's page, movies and user, an administrator.
     pub(crate) async fn demo() -> Self {
+        Self::demo_with(&[]).await
+    }
+
+    /// As [`demo`](Self::demo), with the configuration changed by `flags`.
+    pub(crate) async fn demo_with(flags: &[(&str, &str)]) -> Self {
         let fresh = db::sqlite().await.expect("SQLite needs no server");
-        let sample = DemoCredentials {
-            email: "otama@example.com".to_owned(),
-            password: Some("let me through".to_owned()),
-        };
-        Self::build(fresh, config(&[], None), Some(sample))
+        let sample = DemoCredentials { email: DEMO_EMAIL.to_owned(), password: Some(PASSWORD.to_owned()) };
+        let app = Self::build(fresh, config(flags, None), Some(sample));
+        app.fresh.stores.movies.insert_movies(&sample_movies()).await.unwrap();
+        app.user_as(DEMO_EMAIL, Role::Admin).await;
+        app
     }
 
     fn build(fresh: TestDatabase, config: Config, sample: Option<DemoCredentials>) -> Self {
