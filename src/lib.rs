@@ -94,6 +94,8 @@ mod http_headers;
 pub mod identity;
 pub mod layer;
 pub mod models;
+#[cfg(feature = "server")]
+mod printable;
 pub mod problem;
 pub mod request_context;
 pub mod response_abort;

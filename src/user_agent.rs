@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::printable::is_printable;
+
 /// Browser and system of a client, as far as its `User-Agent` tells them.
 ///
 /// ```
@@ -19,12 +21,12 @@ pub struct DeviceName {
     pub browser: Option<&'static str>,
     /// The operating system, or the kind of the device.
     pub system: Option<&'static str>,
-    /// The header, if neither is known, cut to [`DeviceName::MAX_OTHER_CHARS`] characters.
+    /// The printable characters of the header, if neither is known, cut to [`DeviceName::MAX_OTHER_CHARS`].
     pub other: Option<String>,
 }
 
 impl DeviceName {
-    /// Maximum length of an unknown `User-Agent`, in characters.
+    /// Maximum length of an unknown `User-Agent`, in characters. A longer one ends with an ellipsis.
     pub const MAX_OTHER_CHARS: usize = 60;
 
     /// Returns the name for a `User-Agent` header.
@@ -37,11 +39,20 @@ impl DeviceName {
         let browser = find(BROWSERS);
         let system = find(SYSTEMS);
         let is_unknown = browser.is_none() && system.is_none();
-        let printable = agent.chars().filter(|char| !char.is_control()).take(Self::MAX_OTHER_CHARS);
-        let other =
-            is_unknown.then(|| printable.collect::<String>()).filter(|other| !other.trim().is_empty());
+        let other = is_unknown.then(|| shorten(agent)).filter(|other| !other.trim().is_empty());
         Self { browser, system, other }
     }
+}
+
+/// Returns the printable characters of `agent`, with an ellipsis in place of those beyond the limit.
+fn shorten(agent: &str) -> String {
+    let mut printable = agent.chars().filter(|character| is_printable(*character));
+    let mut name: String = printable.by_ref().take(DeviceName::MAX_OTHER_CHARS).collect();
+    if printable.next().is_some() {
+        name.pop();
+        name.push('…');
+    }
+    name
 }
 
 impl fmt::Display for DeviceName {
@@ -144,6 +155,9 @@ mod tests {
         assert_eq!(name("python-requests/2.32.3"), "Python");
         assert_eq!(name("Mozilla/5.0 (Windows NT 10.0) Something/1"), "Windows");
         assert_eq!(name("My\r\nApp/1.0 <b>"), "MyApp/1.0 <b>");
+        assert_eq!(name("My\u{202e}ppA\u{9b}/1.0"), "MyppA/1.0");
+        assert_eq!(name(&"é".repeat(60)), "é".repeat(60));
+        assert_eq!(name(&"é".repeat(61)), "é".repeat(59) + "…");
         assert_eq!(name(&"é".repeat(300)).chars().count(), DeviceName::MAX_OTHER_CHARS);
         assert_eq!(name(" \t "), "unknown");
         assert_eq!(DeviceName::from_user_agent(None).to_string(), "unknown");

@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 
 use crate::backend::db::DbError;
 use crate::config::ConfigError;
+use crate::printable::to_printable;
 use crate::services::store::StoreError;
 
 /// The exit status of the program.
@@ -176,10 +177,10 @@ fn usage_line(text: &str) -> String {
     line + " (more with --help)"
 }
 
-/// Prints one line on standard error. Control characters, which may come from a file or an argument, become
-/// spaces, so that they neither break the line nor reach the terminal.
+/// Prints one line on standard error. Characters that alter a terminal may come from a file or an argument, and are
+/// escaped.
 fn print_line(text: &str) {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = to_printable(&text.replace(['\n', '\r', '\t'], " "));
     let mut stderr = io::stderr().lock();
     let coloured = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let name = if coloured { "\x1b[1;31msekisho:\x1b[0m" } else { "sekisho:" };

@@ -202,6 +202,7 @@ impl From<&User> for UserRow {
 
 impl TableRow for UserRow {
     const HEAD: &'static [&'static str] = &["EMAIL", "NAME", "ROLE", "DISABLED", "CREATED", "ID"];
+    const CUT: &'static [usize] = &[1];
 
     fn cells(&self) -> Vec<String> {
         vec![

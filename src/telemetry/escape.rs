@@ -1,6 +1,6 @@
 //! Escaping of untrusted text, so that it cannot end or alter a log line.
 
-use std::fmt::Write;
+use crate::printable::{is_printable, push_json_escape};
 
 /// Appends `text` as a quoted JSON string. Escapes all characters that could affect a terminal or viewer,
 /// not only those that JSON requires.
@@ -19,12 +19,7 @@ pub(super) fn push_json(line: &mut String, text: &str) {
             '\n' => line.push_str("\\n"),
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
-            other => {
-                for unit in other.encode_utf16(&mut [0; 2]) {
-                    // Writing into a String never fails.
-                    let _ = write!(line, "\\u{unit:04x}");
-                }
-            }
+            other => push_json_escape(line, other),
         }
     }
     line.push_str(&text[start..]);
@@ -39,29 +34,6 @@ pub(super) fn push_value(line: &mut String, text: &str) {
         line.push_str(text);
     } else {
         push_json(line, text);
-    }
-}
-
-/// Appends `text` as a message: unquoted, with characters escaped that are not printable.
-pub(super) fn push_message(line: &mut String, text: &str) {
-    for character in text.chars() {
-        if is_printable(character) {
-            line.push(character);
-        } else {
-            line.extend(character.escape_default());
-        }
-    }
-}
-
-/// Returns `true` for characters other than controls, line separators (U+2028, U+2029), and characters
-/// that are invisible or reorder text.
-fn is_printable(character: char) -> bool {
-    match character {
-        ' '..='~' => true,
-        '\u{0}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{feff}' => false,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => false,
-        '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => false,
-        _ => true,
     }
 }
 
@@ -113,13 +85,6 @@ mod tests {
             let written = json(&text);
             prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
             prop_assert!(written.chars().all(is_printable));
-        }
-
-        #[test]
-        fn message_is_one_line(text in any::<String>()) {
-            let mut line = String::new();
-            push_message(&mut line, &text);
-            prop_assert!(line.chars().all(is_printable));
         }
     }
 }

@@ -10,8 +10,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::escape::{push_json, push_message, push_value};
+use super::escape::{push_json, push_value};
 use crate::clock::{Clock, SystemClock};
+use crate::printable::push_printable;
 use crate::request_context::RequestContext;
 
 /// Format of log lines.
@@ -54,7 +55,7 @@ fn text(metadata: &Metadata<'_>, fields: &FieldVisitor, colours: bool) -> String
     line.push(' ');
     push_level(&mut line, *metadata.level(), colours);
     line.push(' ');
-    push_message(&mut line, &fields.message);
+    push_printable(&mut line, &fields.message);
     for (name, value) in &fields.others {
         push_field(&mut line, name, value.text());
     }

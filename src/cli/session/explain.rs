@@ -14,6 +14,7 @@ use crate::client_info::ClientInfo;
 use crate::clock::Clock;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
+use crate::user_agent::DeviceName;
 
 /// Prints the row and the audit entries of a session.
 pub(super) async fn run(stores: &Stores, id: SessionId, json: bool) -> Result<(), CliError> {
@@ -227,18 +228,21 @@ impl AuditRow {
 
 impl TableRow for AuditRow {
     const HEAD: &'static [&'static str] = &["TIME (UTC)", "EVENT", "GENERATION", "REQUEST", "BY"];
+    const CUT: &'static [usize] = &[4];
 
     fn cells(&self) -> Vec<String> {
         let generation = match (self.presented, self.held) {
             (Some(presented), Some(held)) => format!("{presented} of {held}"),
             (presented, held) => presented.or(held).map(|number| number.to_string()).unwrap_or_default(),
         };
+        let device =
+            self.user_agent.as_deref().map(|agent| DeviceName::from_user_agent(Some(agent)).to_string());
         vec![
             output::second(self.at),
             self.event.to_owned(),
             generation,
             self.request_id.clone().unwrap_or_default(),
-            agent(self.address.as_deref(), self.user_agent.as_deref()),
+            agent(self.address.as_deref(), device.as_deref()),
         ]
     }
 }

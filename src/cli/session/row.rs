@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use crate::cli::output::{self, TableRow};
 use crate::models::session::Session;
 use crate::session_event::SessionEvent;
+use crate::user_agent::DeviceName;
 
 /// A row of `sekisho session list`.
 #[derive(Clone, Debug, Serialize)]
@@ -56,20 +57,17 @@ impl SessionRow {
 }
 
 impl TableRow for SessionRow {
-    const HEAD: &'static [&'static str] =
-        &["ID", "EMAIL", "KIND", "STATE", "CREATED", "LAST SEEN", "UNTIL", "ADDRESS", "USER AGENT"];
+    const HEAD: &'static [&'static str] = &["ID", "EMAIL", "STATE", "LAST SEEN", "ADDRESS", "DEVICE"];
+    const CUT: &'static [usize] = &[1, 5];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.id.clone(),
             self.email.clone(),
-            self.kind.to_owned(),
             self.state_in_words.to_owned(),
-            output::minute(self.created_at),
             output::minute(self.last_seen_at),
-            output::minute(self.expires_at),
             self.address.clone().unwrap_or_default(),
-            self.user_agent.clone().unwrap_or_default(),
+            DeviceName::from_user_agent(self.user_agent.as_deref()).to_string(),
         ]
     }
 }

@@ -32,6 +32,7 @@ const TABLE: &[Rule] = &[
     rule("http_headers", &[], WEB),
     rule("http2_frames", &[], WEB),
     rule("long_lived_streams", &[], WEB),
+    rule("printable", &[], WEB),
     rule("problem", &[], WEB),
     rule("session_event", &[], WEB),
     rule("unix_socket", &[], WEB),
@@ -79,7 +80,7 @@ const TABLE: &[Rule] = &[
     rule("lib", ALL, &[]),
 ];
 
-/// Request identity and shared HTTP types, which every module may name.
+/// Request identity, shared HTTP types and text for terminals, which every module may name.
 const CORE: &[&str] = &[
     "client_info",
     "client_share",
@@ -87,6 +88,7 @@ const CORE: &[&str] = &[
     "http_headers",
     "identity",
     "long_lived_streams",
+    "printable",
     "problem",
     "request_context",
     "response_abort",
