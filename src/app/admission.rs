@@ -136,7 +136,8 @@ pub(super) async fn limit_clients(
     }
 }
 
-fn client_busy() -> Response {
+/// Returns the response to a client that has too many requests.
+pub(super) fn client_busy() -> Response {
     let detail = "This client has too many requests in progress. Wait for some of them, and try again.";
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "client_busy", detail).into_response::<Body>()
 }

@@ -168,7 +168,7 @@ impl ErrorResponses {
         }
         match &self.pages {
             Some(pages) if client.kind != RequestKind::Other && (needs_sign_in || !is_unauthorized) => {
-                error_page(pages, client, response)
+                error_page(pages, client, problem.code, response)
             }
             _ if needs_sign_in => self.add_sign_in_url(problem, response),
             _ => response,
@@ -223,8 +223,9 @@ impl ErrorResponses {
 }
 
 /// Replaces the body of `response` by a page.
-fn error_page(pages: &Pages, client: &ErrorReader, response: Response<Body>) -> Response<Body> {
-    let page = Page::Error(ErrorPage::new(response.status()));
+fn error_page(pages: &Pages, client: &ErrorReader, code: &str, response: Response<Body>) -> Response<Body> {
+    let is_form = client.kind == RequestKind::FormSubmission;
+    let page = Page::Error(ErrorPage::for_error(response.status(), code).with_form(is_form));
     let language = pages.language(client.accept_language.as_ref());
     let (page, body) = pages.render::<Body>(&page, &language).into_parts();
     let (mut parts, _) = response.into_parts();
@@ -242,4 +243,169 @@ fn page_headers(error: &HeaderMap, mut page: HeaderMap) -> HeaderMap {
     page.extend(added.into_iter().map(|(name, value)| (name.clone(), value.clone())));
     vary_by_kind(&mut page);
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use axum::response::IntoResponse;
+    use http::{Method, Uri};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::layer::Rejection;
+    use crate::pages::{PagesSettings, SignIn, Site};
+    use crate::proxy::ProxyError;
+    use crate::request_context::RequestId;
+    use crate::routers::ApiError;
+    use crate::services::store::StoreError;
+    use crate::session_event::SessionEvent;
+
+    fn cause() -> Box<dyn std::error::Error + Send + Sync> {
+        io::Error::other("cause").into()
+    }
+
+    fn responses_of_the_proxy() -> Vec<Response<Body>> {
+        let errors = [
+            ProxyError::BadHost,
+            ProxyError::BodyIncomplete(cause()),
+            ProxyError::BodyNotAllowed,
+            ProxyError::BodyTimeout,
+            ProxyError::BodyTooLarge,
+            ProxyError::CodingUnknown,
+            ProxyError::Forbidden,
+            ProxyError::IdentityUnusable,
+            ProxyError::LoopDetected,
+            ProxyError::MethodNotAllowed { allow: HeaderValue::from_static("GET") },
+            ProxyError::NoRoute,
+            ProxyError::UpstreamBusy,
+            ProxyError::UpstreamConnectTimeout,
+            ProxyError::UpstreamError(cause()),
+            ProxyError::UpstreamTimeout,
+            ProxyError::UpstreamUnavailable,
+            ProxyError::UpstreamUnreachable(cause()),
+        ];
+        errors.into_iter().map(ProxyError::into_response).collect()
+    }
+
+    /// Returns the responses of the built-in routes and of the layers for which a sign-in is no remedy.
+    fn responses_of_routes() -> Vec<Response<Body>> {
+        let errors = [
+            ApiError::BodyTimeout,
+            ApiError::Busy,
+            ApiError::Conflict("The address is already in use.".to_owned()),
+            ApiError::CrossSite,
+            ApiError::Forbidden("Your account may not do this."),
+            ApiError::internal(io::Error::other("cause")),
+            ApiError::InvalidRequest("The name is empty.".to_owned()),
+            ApiError::MethodNotAllowed,
+            ApiError::NotFound("There is nothing at this address."),
+            ApiError::Panicked,
+            ApiError::RegistrationClosed,
+            ApiError::from(StoreError::unavailable(io::Error::other("cause"))),
+            ApiError::TooLarge,
+            ApiError::UnsupportedMediaType,
+            ApiError::WrongPassword,
+        ];
+        let mut responses: Vec<_> = errors.into_iter().map(IntoResponse::into_response).collect();
+        responses.push(Rejection::unavailable().problem());
+        responses.push(super::super::admission::client_busy());
+        responses.push(crate::server::overloaded_response());
+        responses
+    }
+
+    fn copy(response: &Response<Body>) -> Response<Body> {
+        let mut copied = Response::new(Body::empty());
+        *copied.status_mut() = response.status();
+        *copied.headers_mut() = response.headers().clone();
+        copied.extensions_mut().extend(response.extensions().clone());
+        if let Some(problem) = response.extensions().get::<Problem>() {
+            *copied.body_mut() = Body::from(problem.to_json());
+        }
+        copied
+    }
+
+    /// Sends a request with these headers to a service that responds with `error`, and returns the response and its text.
+    async fn respond(
+        error: &Response<Body>,
+        method: Method,
+        headers: &[(&'static str, &'static str)],
+    ) -> (http::response::Parts, String) {
+        let site = Site { host: "app.example", auth_prefix: "/auth", serves_pages: true };
+        let pages = Pages::new(&PagesSettings::default(), site).unwrap();
+        let sign_in = SignInTarget::new(&SignIn::Builtin, "https://app.example", "/auth");
+        let responses = Arc::new(ErrorResponses::for_public_listener(sign_in, pages));
+        let inner = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(copy(error)) });
+        let mut request = Request::builder().method(method.clone()).uri("/page").body(Body::empty()).unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, HeaderValue::from_static(value));
+        }
+        let context = RequestContext::new(RequestId::from_u128(7), method, &Uri::from_static("/page"), None);
+        let service = BrowserErrors::new(inner, responses);
+        let response = context.scope(service.oneshot(request)).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let text = axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec();
+        (parts, String::from_utf8(text).unwrap())
+    }
+
+    const NAVIGATION: [(&str, &str); 2] = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+
+    #[tokio::test]
+    async fn every_error_is_a_page_for_people_and_a_problem_for_programs() {
+        for error in responses_of_the_proxy().into_iter().chain(responses_of_routes()) {
+            let code = error.extensions().get::<Problem>().unwrap().code;
+            let problem = error.extensions().get::<Problem>().unwrap().to_json();
+            for method in [Method::GET, Method::POST] {
+                let (page, text) = respond(&error, method.clone(), &NAVIGATION).await;
+                assert_eq!(page.status, error.status(), "{code}");
+                assert_eq!(page.headers["content-type"], "text/html; charset=utf-8", "{code}");
+                let id = RequestId::from_u128(7);
+                assert!(text.contains(id.as_str()) && text.contains("<h1>"), "{code}: {text}");
+                // A link to try again would open the address of a form without its data.
+                assert!(method == Method::GET || !text.contains("href=\"\""), "{code}: {text}");
+                for kept in ["retry-after", "allow", "connection"] {
+                    assert_eq!(page.headers.get(kept), error.headers().get(kept), "{code}: {kept}");
+                }
+                let is_temporary = matches!(page.status.as_u16(), 429 | 503);
+                assert_eq!(page.headers.contains_key("retry-after"), is_temporary, "{code}");
+                let (unchanged, text) = respond(&error, method, &[("accept", "application/json")]).await;
+                assert_eq!(
+                    (unchanged.status, &unchanged.headers),
+                    (error.status(), error.headers()),
+                    "{code}"
+                );
+                assert_eq!(text, problem, "{code}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn navigation_without_session_is_redirected_and_a_form_gets_a_page() {
+        for event in [SessionEvent::Missing, SessionEvent::LoggedOut, SessionEvent::ReuseDetected] {
+            let error = ApiError::Unauthenticated(event).into_response();
+            let (redirect, text) = respond(&error, Method::GET, &NAVIGATION).await;
+            assert_eq!((redirect.status.as_u16(), &*text), (303, ""));
+            assert_eq!(redirect.headers["location"], "/auth/sign-in?next=%2Fpage");
+            let (page, text) = respond(&error, Method::POST, &NAVIGATION).await;
+            assert!(page.status == 401 && text.contains("You are signed out"), "{text}");
+            let (problem, text) = respond(&error, Method::GET, &[]).await;
+            assert!(
+                problem.status == 401
+                    && text.contains("\"sign_in_url\":\"https://app.example/auth/sign-in\"")
+            );
+        }
+        // Wrong credentials are for the form that sent them.
+        let error = ApiError::InvalidCredentials.into_response();
+        let (problem, text) = respond(&error, Method::POST, &NAVIGATION).await;
+        assert!(problem.status == 401 && text.contains("invalid_credentials"), "{text}");
+    }
+
+    /// The text of other 403 pages blames the account.
+    #[tokio::test]
+    async fn form_of_another_site_is_explained() {
+        let error = ApiError::CrossSite.into_response();
+        let (_, text) = respond(&error, Method::POST, &NAVIGATION).await;
+        assert!(text.contains("came from another site") && !text.contains("Your account"), "{text}");
+    }
 }

@@ -20,12 +20,13 @@ use crate::config::{PathPrefix, RouteAuth};
 use crate::layer::Reject401;
 use crate::proxy::{MatchedRoute, Proxy, ProxyError, Routes};
 use crate::request_context::RequestContext;
-use crate::server::{InReserve, overloaded_response};
+use crate::server::{InReserve, Rejected, overloaded_response};
 
 /// Dispatches each request by its path alone.
 ///
 /// The paths of the built-in router take precedence over routes, so that a route `/` leaves `/auth` alone.
-/// A path that can be read in more than one way is rejected before it is looked up.
+/// A path that can be read in more than one way is rejected before it is looked up. A request that the server rejects
+/// gets the server's response.
 #[derive(Clone)]
 pub(super) struct Dispatcher(Arc<DispatcherInner>);
 
@@ -76,6 +77,9 @@ impl Service<Request<Body>> for Dispatcher {
 
     fn call(&mut self, mut request: Request<Body>) -> DispatchFuture {
         let inner = &*self.0;
+        if let Some(rejected) = request.extensions().get::<Rejected>() {
+            return DispatchFuture::ready(rejected.response());
+        }
         let destination = inner.resolve(&request);
         if let Some(number) = destination.route_number() {
             RequestContext::with_current(|context| context.set_route(number));

@@ -242,7 +242,9 @@ fn serve_public(
     let service = app.public.clone();
     listener
         .into_std()
-        .and_then(|listener| threads.serve(listener, certificate, move || service.for_thread()))
+        .and_then(|listener| {
+            threads.serve_with_rejections(listener, certificate, move || service.for_thread())
+        })
         .map_err(|error| CliError::failed("cannot serve server.listen on the worker threads", error))
 }
 

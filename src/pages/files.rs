@@ -102,10 +102,11 @@ pub(super) const TEXTS: [(&str, &str); 2] = embedded! { "pages": "en.toml" "ja.t
 pub(super) const DEMO_TEXTS: [(&str, &str); 2] = embedded! { "demo": "en.toml" "ja.toml" };
 
 /// The embedded stylesheet and scripts.
-pub(super) const ASSETS: [(&str, &str); 4] = embedded! {
+pub(super) const ASSETS: [(&str, &str); 5] = embedded! {
     "pages":
     "fragment.js"
     "pages.css"
+    "retry.js"
     "signed-in.js"
     "times.js"
 };

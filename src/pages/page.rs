@@ -60,6 +60,8 @@ impl Page {
         pages.extend(DemoPage::examples().map(Self::Demo));
         let statuses = ERROR_STATUSES.iter().filter_map(|status| StatusCode::from_u16(*status).ok());
         pages.extend(statuses.map(|status| Self::Error(ErrorPage::new(status))));
+        pages.push(Self::Error(ErrorPage::new(StatusCode::SERVICE_UNAVAILABLE).with_form(true)));
+        pages.push(Self::Error(ErrorPage::for_error(StatusCode::FORBIDDEN, CROSS_SITE)));
         pages
     }
 
@@ -80,7 +82,7 @@ impl Page {
 }
 
 /// Statuses whose error pages have other texts or links.
-const ERROR_STATUSES: [u16; 9] = [400, 401, 403, 404, 429, 500, 502, 503, 504];
+const ERROR_STATUSES: [u16; 12] = [400, 401, 403, 404, 413, 414, 429, 431, 500, 502, 503, 504];
 
 /// The form for sign-in.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -299,7 +301,25 @@ impl ErrorPage {
             400..500 => ("error.client.title", "error.client.text", ErrorAction::Home),
             _ => ("error.server.title", "error.server.text", ErrorAction::Retry),
         };
-        Self { status, title, text, action }
+    is_form: bool,
+        Self { status, title, text, action, is_form: false }
+    }
+
+    /// Creates the page for a response with this status and the `code` of its problem.
+    #[must_use]
+    pub fn for_error(status: StatusCode, code: &str) -> Self {
+        if code != CROSS_SITE {
+            return Self::new(status);
+        }
+        let title = "error.cross_site.title";
+        let text = "error.cross_site.text";
+        Self { status, title, text, action: ErrorAction::Home, is_form: false }
+    }
+
+    /// Sets whether the request was a form. Its page has no link to try again, which would lose the data of the form.
+    #[must_use]
+    pub fn with_form(self, is_form: bool) -> Self {
+        Self { is_form, ..self }
     }
 }
 
@@ -323,7 +343,10 @@ pub enum Notice {
     /// One of the user's other sessions was ended.
     DeviceSignedOut,
     /// All of the user's other sessions were ended.
+            413 => ("error.413.title", "error.413.text", ErrorAction::Home),
+            414 => ("error.414.title", "error.414.text", ErrorAction::Home),
     OthersSignedOut,
+            431 => ("error.431.title", "error.431.text", ErrorAction::Retry),
     /// The user signed out.
     SignedOut,
 }
@@ -334,6 +357,9 @@ impl Notice {
     pub fn for_event(event: SessionEvent) -> Option<Self> {
         match event {
             SessionEvent::AbsoluteExpired | SessionEvent::IdleExpired => Some(Self::Expired),
+/// Code of the problem of a form that another site sent.
+const CROSS_SITE: &str = "cross_site";
+
             SessionEvent::LoggedOut => Some(Self::SignedOut),
             SessionEvent::PasswordChanged => Some(Self::PasswordChanged),
             SessionEvent::ReuseDetected => Some(Self::Reused),

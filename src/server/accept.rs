@@ -6,15 +6,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tower::ServiceExt;
 
 use super::admission::{self, Client, ConnectionRefused, Holder, Limit};
 use super::connection::serve_connection;
 use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
+use super::extensions::Peer;
 use super::http_service::HttpService;
-use super::reject::RejectReason;
+use super::reject::{RejectReason, Rejected};
 use super::tls::Certificate;
 use crate::client_info::client_network;
 
@@ -22,6 +30,8 @@ use crate::client_info::client_network;
 pub(super) struct Acceptor<S> {
     pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) service: S,
+    /// True if the service responds to rejected requests.
+    pub(super) passes_rejections: bool,
     pub(super) group: AcceptGroup,
 }
 
@@ -85,7 +95,7 @@ impl<S: HttpService> Acceptor<S> {
         let thread = self.group.select_thread();
         let permit = match self.group.registries[thread].try_acquire(peer.ip()) {
             Ok(permit) => permit,
-            Err(refused) => return reject(stream, peer, refused, self.certificate.is_some()),
+            Err(refused) => return self.reject(stream, peer, refused),
         };
         match self.group.senders.get(thread).filter(|_| thread != self.group.index) {
             Some(sender) => transfer(sender, stream, peer, permit),
@@ -103,12 +113,37 @@ impl<S: HttpService> Acceptor<S> {
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
-        let connection =
-            serve_connection(stream, peer, permit, self.certificate.clone(), self.service.clone());
+        let certificate = self.certificate.clone();
+        let service = self.service.clone();
+        let connection = serve_connection(stream, peer, permit, certificate, service, self.passes_rejections);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection failed");
             }
+        });
+    }
+
+    /// Rejects a connection over a limit: with a 503 response, or by closing it over TLS and if its client has too many.
+    ///
+    /// A response over TLS would need a handshake, which is too expensive under overload.
+    fn reject(&self, stream: TcpStream, peer: SocketAddr, refused: ConnectionRefused) {
+        match refused {
+            ConnectionRefused::All => admission::record(Limit::Connections),
+            ConnectionRefused::Client => {
+                let client = || Holder::Client(Client::Address(client_network(peer.ip())));
+                admission::record_share(Limit::ClientConnections, client);
+            }
+        }
+        if self.certificate.is_some() || refused == ConnectionRefused::Client {
+            return;
+        }
+        let Ok(permit) = REJECTION_PERMITS.try_acquire() else { return };
+        let service = self.passes_rejections.then(|| self.service.clone());
+        let builder = self.group.registries[self.group.index].settings().builders.http1.clone();
+        tokio::spawn(async move {
+            let responding = respond_to_rejected(stream, peer, builder, service);
+            let _ = tokio::time::timeout(REJECT_TIMEOUT, responding).await;
+            drop(permit);
         });
     }
 
@@ -149,34 +184,47 @@ fn transfer(
     }
 }
 
-/// Rejects a connection over a limit: with a 503 response, or by closing it over TLS and if its client has too many.
-///
-/// A response over TLS would need a handshake, which is too expensive under overload.
-fn reject(mut stream: TcpStream, peer: SocketAddr, refused: ConnectionRefused, is_tls: bool) {
-    match refused {
-        ConnectionRefused::All => admission::record(Limit::Connections),
-        ConnectionRefused::Client => {
-            let client = || Holder::Client(Client::Address(client_network(peer.ip())));
-            admission::record_share(Limit::ClientConnections, client);
+/// Responds to a rejected connection. The service does so, if there is one and a request arrives soon.
+async fn respond_to_rejected<S: HttpService>(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    builder: http1::Builder,
+    service: Option<S>,
+) -> io::Result<()> {
+    let has_request = match &service {
+        Some(_) => tokio::time::timeout(REJECT_TIMEOUT / 2, stream.peek(&mut [0])).await.is_ok(),
+        None => false,
+    };
+    match service.filter(|_| has_request) {
+        Some(service) => {
+            let responding = respond_by_service(stream, peer, builder, service);
+            stream = responding.await.map_err(io::Error::other)?;
         }
+        None => stream.write_all(&RejectReason::Overloaded.bytes()).await?,
     }
-    if is_tls || refused == ConnectionRefused::Client {
-        return;
-    }
-    let Ok(permit) = REJECTION_PERMITS.try_acquire() else { return };
-    tokio::spawn(async move {
-        let respond = async {
-            stream.write_all(&RejectReason::Overloaded.bytes()).await?;
-            stream.shutdown().await?;
-            // Closing the socket before the request arrives would reset the connection, and the client
-            // might lose the response.
-            let mut discarded = [0; 1024];
-            while stream.read(&mut discarded).await? > 0 {}
-            io::Result::Ok(())
-        };
-        let _ = tokio::time::timeout(REJECT_TIMEOUT, respond).await;
-        drop(permit);
+    stream.shutdown().await?;
+    // Closing the socket before the request has arrived would reset the connection, and the client might lose the
+    // response.
+    let mut discarded = [0; 1024];
+    while stream.read(&mut discarded).await? > 0 {}
+    Ok(())
+}
+
+/// Lets the service respond to the first request of a rejected connection.
+async fn respond_by_service<S: HttpService>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut builder: http1::Builder,
+    service: S,
+) -> Result<TcpStream, hyper::Error> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(|_| Body::empty());
+        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Rejected(RejectReason::Overloaded));
+        service.clone().oneshot(request)
     });
+    let connection = builder.keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    Ok(connection.without_shutdown().await?.io.into_inner())
 }
 
 /// Waits after a failed `accept`. The usual cause is a lack of file descriptors, which an immediate retry

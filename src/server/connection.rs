@@ -43,6 +43,7 @@ pub(super) async fn serve_connection<S: HttpService>(
     permit: ConnectionPermit,
     certificate: Option<Arc<Certificate>>,
     service: S,
+    passes_rejections: bool,
 ) -> Result<(), ConnectionError> {
     set_socket_options(&stream);
     let settings = permit.registry.settings();
@@ -60,6 +61,7 @@ pub(super) async fn serve_connection<S: HttpService>(
     let context = Arc::new(ConnectionContext {
         peer,
         is_tls: alpn.is_some(),
+        passes_rejections,
         state,
         settings: Arc::clone(&settings),
         permit,

@@ -11,6 +11,8 @@ use super::connection_state::ConnectionState;
 pub(super) struct ConnectionContext {
     pub(super) peer: SocketAddr,
     pub(super) is_tls: bool,
+    /// True if the service responds to rejected requests.
+    pub(super) passes_rejections: bool,
     pub(super) state: Arc<ConnectionState>,
     /// Settings in force when the connection was accepted.
     pub(super) settings: Arc<ConnectionSettings>,

@@ -3,7 +3,7 @@
 //! # Life of a connection
 //!
 //! 1. One of the [`WorkerThreads`] accepts the connection. It serves the connection itself, or transfers it
-//!    to a thread with far fewer connections. Over the connection limit the response is 503.
+//!    to a thread with far fewer connections. Over the connection limit the response to its first request is 503.
 //! 2. If there is a [`Certificate`], the TLS handshake negotiates HTTP/2 or HTTP/1.1. Without TLS, a client
 //!    may start with HTTP/2 by prior knowledge.
 //! 3. Each request is checked: exactly one valid host, the length of the target, the number of header
@@ -12,7 +12,9 @@
 //! 4. The service gets the request, with [`Peer`] and, over TLS, [`TlsConnection`] in its extensions.
 //!    Over the limit of requests in flight the response is 503; requests are not queued. A request whose body
 //!    has not arrived is not counted while the service waits for it.
-//! 5. Responses over TLS get a `Strict-Transport-Security` field, unless they have one.
+//! 5. A request that is rejected goes to the service with [`Rejected`] in its extensions, if the service responds to
+//!    those. Otherwise the response is a problem.
+//! 6. Responses over TLS get a `Strict-Transport-Security` field, unless they have one.
 //!
 //! An HTTP/1.1 connection that is idle for a second releases its buffers until the next request. A client
 //! that closes its connection before the response cancels its request: over TLS hyper reads ahead to detect
@@ -100,7 +102,7 @@ pub(crate) use self::admission::{Holder, Limit, record_front_proxy, record_share
 pub use self::extensions::{BodyPlace, InReserve, Peer, TlsConnection};
 pub use self::http_service::HttpService;
 pub use self::limits::{ServerLimits, raise_file_limit};
-pub use self::reject::overloaded_response;
+pub use self::reject::{Rejected, overloaded_response};
 pub use self::serve::{serve, serve_with_limits};
 pub use self::tls::{Certificate, CertificateError};
 pub use self::workers::WorkerThreads;

@@ -13,6 +13,22 @@ pub fn overloaded_response() -> Response<Body> {
     RejectReason::Overloaded.response()
 }
 
+/// Present in a request that the server rejects, if its service
+/// [responds to those](super::WorkerThreads::serve_with_rejections).
+///
+/// The service must not handle the request, which may be invalid and has no body. It responds with [`Rejected::response`],
+/// or with another form of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected(pub(super) RejectReason);
+
+impl Rejected {
+    /// Returns the response as problem details.
+    #[must_use]
+    pub fn response(self) -> Response<Body> {
+        self.0.response()
+    }
+}
+
 /// Reason for a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RejectReason {
@@ -54,7 +70,7 @@ impl RejectReason {
         self.problem().into_response()
     }
 
-    /// Returns an HTTP/1.1 response to a rejected connection, without reading a request.
+    /// Returns an HTTP/1.1 response to a rejected connection that has sent no request.
     pub(super) fn bytes(self) -> Vec<u8> {
         let status = self.status();
         let problem = self.problem().to_json();

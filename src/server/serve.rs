@@ -34,7 +34,12 @@ pub async fn serve_with_limits<S: HttpService>(
     let initial = *limits.borrow_and_update();
     let registry = ConnectionRegistry::new("shared", initial, ThreadAdmission::single(&initial));
     tokio::spawn(ConnectionRegistry::run_reaper(Arc::downgrade(&registry)));
-    let acceptor = Acceptor { certificate: None, service, group: AcceptGroup::single(&registry) };
+    let acceptor = Acceptor {
+        certificate: None,
+        service,
+        passes_rejections: false,
+        group: AcceptGroup::single(&registry),
+    };
     let mut accept_loop = pin!(acceptor.run(listener, stop));
     loop {
         tokio::select! {

@@ -1,6 +1,7 @@
 //! Per-connection service: checks each request, calls the inner service, and tracks the response.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -24,7 +25,7 @@ use super::extensions::{BodyPlace, InReserve, Peer, TlsConnection};
 use super::http_service::HttpService;
 use super::http2_executor;
 use super::limits::ServerLimits;
-use super::reject::RejectReason;
+use super::reject::{RejectReason, Rejected};
 use super::request_body::RequestBody;
 use super::request_head::check_and_normalize;
 use super::request_place::RequestPlace;
@@ -188,12 +189,9 @@ impl InFlightRequest {
         let limits = &self.context.settings.limits;
         let checked = taken.and_then(|()| check_and_normalize(&mut request, limits));
         if let Err(reason) = checked {
-            return Either::Right(Box::pin(async move { Ok(reason.response()) }));
+            return self.reject(service, request, reason);
         }
-        request.extensions_mut().insert(Peer(self.context.peer));
-        if self.context.is_tls {
-            request.extensions_mut().insert(TlsConnection);
-        }
+        self.insert_origin(&mut request);
         if self.held == Some(Held::Reserve) {
             request.extensions_mut().insert(InReserve);
         }
@@ -203,6 +201,29 @@ impl InFlightRequest {
             request.extensions_mut().insert(BodyPlace(Arc::clone(place)));
         }
         call_service(service, request, is_upgrade)
+    }
+
+    /// Responds to a rejected request, by the service if that does so.
+    fn reject<S: HttpService>(
+        &self,
+        service: S,
+        request: Request<Incoming>,
+        reason: RejectReason,
+    ) -> ServiceFuture<S> {
+        if !self.context.passes_rejections {
+            return Either::Right(Box::pin(ready(Ok(reason.response()))));
+        }
+        let mut request = request.map(|_| Body::empty());
+        self.insert_origin(&mut request);
+        request.extensions_mut().insert(Rejected(reason));
+        call_service(service, request, false)
+    }
+
+    fn insert_origin<B>(&self, request: &mut Request<B>) {
+        request.extensions_mut().insert(Peer(self.context.peer));
+        if self.context.is_tls {
+            request.extensions_mut().insert(TlsConnection);
+        }
     }
 
     fn take_places(&mut self) -> Result<(), RejectReason> {

@@ -94,6 +94,39 @@ impl WorkerThreads {
         F: Fn() -> S + Send + Sync + 'static,
         S: HttpService,
     {
+        self.serve_listener(listener, certificate, factory, false)
+    }
+
+    /// Serves like [`serve`](Self::serve). The services also get the requests that the server rejects, with
+    /// [`Rejected`](super::Rejected) in their extensions, and respond to them.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`](Self::serve).
+    pub fn serve_with_rejections<F, S>(
+        &self,
+        listener: TcpListener,
+        certificate: Option<Arc<Certificate>>,
+        factory: F,
+    ) -> io::Result<()>
+    where
+        F: Fn() -> S + Send + Sync + 'static,
+        S: HttpService,
+    {
+        self.serve_listener(listener, certificate, factory, true)
+    }
+
+    fn serve_listener<F, S>(
+        &self,
+        listener: TcpListener,
+        certificate: Option<Arc<Certificate>>,
+        factory: F,
+        passes_rejections: bool,
+    ) -> io::Result<()>
+    where
+        F: Fn() -> S + Send + Sync + 'static,
+        S: HttpService,
+    {
         listener.set_nonblocking(true)?;
         let listeners: Vec<_> =
             self.threads.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
@@ -108,7 +141,8 @@ impl WorkerThreads {
             let factory = Arc::clone(&factory);
             let stopped = self.stopped();
             let accept_loop = async move {
-                let acceptor = Acceptor { certificate, service: factory(), group };
+                let service = factory();
+                let acceptor = Acceptor { certificate, service, passes_rejections, group };
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => acceptor.run(listener, stopped).await,
                     Err(error) => {

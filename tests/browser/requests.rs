@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::chromium::Chromium;
-use crate::site::{Exchange, Site, submit_sign_in};
+use crate::site::{EMAIL, Exchange, Site, submit_sign_in};
 use crate::support::app::{IDLE_TTL, PASSWORD};
 use crate::support::process::until;
 
@@ -136,6 +136,38 @@ async fn form_without_session_gets_a_page() {
     browser.switch_to(other).await;
     submit_sign_in(&browser, PASSWORD).await;
     browser.wait_for_path("/").await;
+    browser.switch_to(application).await;
+    browser.client.back().await.unwrap();
+    browser.wait_until("document.querySelector('input[name=text]') !== null").await;
+    assert_eq!(browser.value("input[name=text]").await, "not lost");
+    browser.click("#send").await;
+    browser.wait_until("document.querySelector('.message') !== null").await;
+    assert_eq!(browser.text(".message").await, "Saved: not lost");
+}
+
+/// While the database is down, people keep their sessions, addresses and forms.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_outage_loses_nothing() {
+    let Some((site, browser)) = Site::start().await else { return };
+    site.sign_in(&browser).await;
+    site.open(&browser, "/note/").await;
+    browser.fill("input[name=text]", "not lost").await;
+    site.app.break_store().await;
+    site.app.expire();
+    browser.click("#send").await;
+    browser.wait_until("document.title.startsWith('The service is unavailable')").await;
+    let text = browser.text("main").await;
+    assert!(text.contains("To send the form again, go back to it"), "{text}");
+    let application = browser.client.window().await.unwrap();
+    browser.switch_to_new_tab().await;
+    site.open(&browser, "/reports/?year=2026#totals").await;
+    assert!(browser.text("main").await.contains("Try again in a minute."));
+
+    site.app.repair_store().await;
+    browser.click("main a.button").await;
+    browser.wait_for_url(&site.at("/reports/?year=2026#totals")).await;
+    browser.wait_until("document.getElementById('user') !== null").await;
+    assert_eq!(browser.text("#user").await, EMAIL);
     browser.switch_to(application).await;
     browser.client.back().await.unwrap();
     browser.wait_until("document.querySelector('input[name=text]') !== null").await;

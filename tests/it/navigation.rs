@@ -11,6 +11,7 @@ use crate::support::gateway::{TestGateway, TestGatewayBuilder, get, route};
 use crate::support::http::TestResponse;
 use crate::support::upstream::Upstream;
 
+mod rejected_requests;
 mod restored_tabs;
 
 /// The request headers of a navigation in current browsers.

@@ -9,7 +9,7 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, LOCATION};
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use url::form_urlencoded;
 
 use super::super::{ApiError, AuthState};
@@ -79,6 +79,7 @@ pub(super) fn see_other(path: &str) -> Response {
 pub(super) struct View {
     pages: Pages,
     language: Language,
+    is_form: bool,
 }
 
 impl View {
@@ -95,7 +96,7 @@ impl View {
 
     /// Renders the page of an error.
     pub(super) fn error(&self, status: StatusCode) -> Response {
-        self.render(&Page::Error(ErrorPage::new(status)))
+        self.render(&Page::Error(ErrorPage::new(status).with_form(self.is_form)))
     }
 }
 
@@ -108,7 +109,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
         let pages = PagesState::from_ref(state).pages.load();
         let language = pages.language(parts.headers.get(ACCEPT_LANGUAGE));
-        Ok(Self { pages, language })
+        Ok(Self { pages, language, is_form: parts.method == Method::POST })
     }
 }
 

@@ -46,9 +46,13 @@ async fn access_log_entry_describes_the_request() {
     });
     assert_eq!(json!(line), expected);
 
-    for (path, route, status, event) in
-        [("/auth/session", "builtin:auth", 401, json!("missing")), ("/a/../b", "none", 400, json!(null))]
-    {
+    let long = format!("/{}", "x".repeat(9_000));
+    for (path, route, status, event) in [
+        ("/auth/session", "builtin:auth", 401, json!("missing")),
+        ("/a/../b", "none", 400, json!(null)),
+        // Rejected by the server.
+        (&long, "none", 414, json!(null)),
+    ] {
         let response = SocketBrowser::default().get(server.public, path).await;
         let line = line_of(&server, response.header("x-request-id").unwrap()).await;
         assert_eq!(
