@@ -102,8 +102,9 @@ pub(super) const TEXTS: [(&str, &str); 2] = embedded! { "pages": "en.toml" "ja.t
 pub(super) const DEMO_TEXTS: [(&str, &str); 2] = embedded! { "demo": "en.toml" "ja.toml" };
 
 /// The embedded stylesheet and scripts.
-pub(super) const ASSETS: [(&str, &str); 5] = embedded! {
+pub(super) const ASSETS: [(&str, &str); 6] = embedded! {
     "pages":
+    "account.js"
     "fragment.js"
     "pages.css"
     "retry.js"

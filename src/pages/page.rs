@@ -171,6 +171,35 @@ pub struct AccountPage {
     pub error: Option<FormProblem>,
     /// The devices, the present one first.
     pub devices: Vec<Device>,
+    /// The id of the user. The forms send it, so that a page of another user changes nothing.
+    pub user_id: Uuid,
+    /// The texts for the end of the session while the page is open.
+    pub endings: Vec<Ending>,
+}
+
+/// Text for the end of the session while the page is open.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ending {
+    /// The words of the events.
+    pub events: Vec<&'static str>,
+    /// The text.
+    pub notice: Notice,
+}
+
+impl Ending {
+    /// Returns the texts for all events.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut endings: Vec<Self> = Vec::new();
+        for event in SessionEvent::ALL {
+            let Some(notice) = Notice::for_end_elsewhere(event) else { continue };
+            match endings.iter_mut().find(|ending| ending.notice == notice) {
+                Some(ending) => ending.events.push(event.as_str()),
+                None => endings.push(Self { events: vec![event.as_str()], notice }),
+            }
+        }
+        endings
+    }
 }
 
 impl AccountPage {
@@ -188,6 +217,8 @@ impl AccountPage {
                 .enumerate()
                 .map(|(index, agent)| Device::example(index, agent))
                 .collect(),
+            user_id: Uuid::nil(),
+            endings: Ending::all(),
         }
     }
 }
@@ -270,6 +301,7 @@ pub struct ErrorPage {
     title: &'static str,
     text: &'static str,
     action: ErrorAction,
+    is_form: bool,
 }
 
 /// The link of an error page.
@@ -294,14 +326,16 @@ impl ErrorPage {
             401 => ("error.401.title", "error.401.text", ErrorAction::SignIn),
             403 => ("error.403.title", "error.403.text", ErrorAction::SwitchUser),
             404 => ("error.404.title", "error.404.text", ErrorAction::Home),
+            413 => ("error.413.title", "error.413.text", ErrorAction::Home),
+            414 => ("error.414.title", "error.414.text", ErrorAction::Home),
             429 => ("error.429.title", "error.429.text", ErrorAction::Retry),
+            431 => ("error.431.title", "error.431.text", ErrorAction::Retry),
             502 => ("error.502.title", "error.502.text", ErrorAction::Retry),
             503 => ("error.503.title", "error.503.text", ErrorAction::Retry),
             504 => ("error.504.title", "error.504.text", ErrorAction::Retry),
             400..500 => ("error.client.title", "error.client.text", ErrorAction::Home),
             _ => ("error.server.title", "error.server.text", ErrorAction::Retry),
         };
-    is_form: bool,
         Self { status, title, text, action, is_form: false }
     }
 
@@ -323,6 +357,9 @@ impl ErrorPage {
     }
 }
 
+/// Code of the problem of a form that another site sent.
+const CROSS_SITE: &str = "cross_site";
+
 fn as_number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
 }
@@ -343,12 +380,13 @@ pub enum Notice {
     /// One of the user's other sessions was ended.
     DeviceSignedOut,
     /// All of the user's other sessions were ended.
-            413 => ("error.413.title", "error.413.text", ErrorAction::Home),
-            414 => ("error.414.title", "error.414.text", ErrorAction::Home),
     OthersSignedOut,
-            431 => ("error.431.title", "error.431.text", ErrorAction::Retry),
+    /// The page belonged to another user than the one who is signed in.
+    OtherUser,
     /// The user signed out.
     SignedOut,
+    /// The user signed out in another tab or on another device.
+    SignedOutElsewhere,
 }
 
 impl Notice {
@@ -357,9 +395,6 @@ impl Notice {
     pub fn for_event(event: SessionEvent) -> Option<Self> {
         match event {
             SessionEvent::AbsoluteExpired | SessionEvent::IdleExpired => Some(Self::Expired),
-/// Code of the problem of a form that another site sent.
-const CROSS_SITE: &str = "cross_site";
-
             SessionEvent::LoggedOut => Some(Self::SignedOut),
             SessionEvent::PasswordChanged => Some(Self::PasswordChanged),
             SessionEvent::ReuseDetected => Some(Self::Reused),
@@ -373,16 +408,30 @@ const CROSS_SITE: &str = "cross_site";
         }
     }
 
+    /// Returns the notice for a page whose session ended by this event while the page was open.
+    fn for_end_elsewhere(event: SessionEvent) -> Option<Self> {
+        match event {
+            SessionEvent::CaughtUp
+            | SessionEvent::Replayed
+            | SessionEvent::Rotated
+            | SessionEvent::StoreUnavailable => None,
+            SessionEvent::LoggedOut => Some(Self::SignedOutElsewhere),
+            other => Some(Self::for_event(other).unwrap_or(Self::Ended)),
+        }
+    }
+
     const fn key(self) -> &'static str {
         match self {
             Self::DeviceSignedOut => "notice.device_signed_out",
             Self::Ended => "notice.ended",
             Self::Expired => "notice.expired",
+            Self::OtherUser => "notice.other_user",
             Self::OthersSignedOut => "notice.others_signed_out",
             Self::PasswordChanged => "notice.password_changed",
             Self::PasswordSet => "notice.password_set",
             Self::Reused => "notice.reused",
             Self::SignedOut => "notice.signed_out",
+            Self::SignedOutElsewhere => "notice.signed_out_elsewhere",
         }
     }
 }

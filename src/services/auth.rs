@@ -179,6 +179,20 @@ impl Auth {
         Ok(user)
     }
 
+    /// Returns `true` if this is the user's password.
+    ///
+    /// # Errors
+    ///
+    /// If the user is gone, the password queue is full, or the store is unavailable.
+    pub async fn has_password(
+        &self,
+        identity: &Identity,
+        password: &SecretString,
+    ) -> Result<bool, AuthError> {
+        let user = self.find_user(identity).await?;
+        Ok(self.users.has_password(&user, password).await?)
+    }
+
     /// Terminates sessions. Unknown ones are ignored.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::state::{PagesState, SignedIn, View, query_value, see_other};
 use crate::client_info::ClientInfo;
 use crate::identity::{Identity, SessionId};
 use crate::models::session::Session;
-use crate::pages::{AccountPage, Device, FormProblem, Notice, Page};
+use crate::pages::{AccountPage, Device, Ending, FormProblem, Notice, Page};
 use crate::services::auth::AuthError;
 use crate::user_agent::DeviceName;
 
@@ -45,12 +45,23 @@ pub(super) async fn set_password(
     client: ClientInfo,
     request: Request,
 ) -> Response {
-    let PasswordForm { current, new } = match PasswordForm::read(request).await {
+    let form = match PasswordForm::read(request).await {
         Ok(form) => form,
         Err(problem) => return show(&state, &view, &identity, None, Some(problem)).await,
     };
-    match state.auth.auth.change_password(&identity, &current, &new, &client).await {
-        Ok(_) => see_other(&done(&state, Notice::PasswordSet)),
+    if is_for_another_user(form.user.as_deref(), &identity) {
+        return see_other(&done(&state, Notice::OtherUser));
+    }
+    let auth = &state.auth.auth;
+    let changed = match auth.change_password(&identity, &form.current, &form.new, &client).await {
+        // The form was sent twice: the password is already the new one.
+        Err(AuthError::Credentials) if auth.has_password(&identity, &form.new).await.unwrap_or(false) => {
+            Ok(())
+        }
+        result => result.map(drop),
+    };
+    match changed {
+        Ok(()) => see_other(&done(&state, Notice::PasswordSet)),
         Err(error) => match super::problem::of_password_change(&error) {
             Some(problem) => show(&state, &view, &identity, None, Some(problem)).await,
             None => failed(&view, error),
@@ -67,10 +78,12 @@ pub(super) async fn sign_out_device(
     cookies: Cookies,
     request: Request,
 ) -> Response {
-    let form = Form::read(request).await.ok().and_then(|mut form| form.take("device"));
-    let Some(device) = form.and_then(|id| id.parse::<Uuid>().ok()).map(SessionId) else {
-        return view.error(StatusCode::BAD_REQUEST);
-    };
+    let Ok(mut form) = Form::read(request).await else { return view.error(StatusCode::BAD_REQUEST) };
+    if is_for_another_user(form.take("user").as_deref(), &identity) {
+        return see_other(&done(&state, Notice::OtherUser));
+    }
+    let device = form.take("device").and_then(|id| id.parse::<Uuid>().ok());
+    let Some(device) = device.map(SessionId) else { return view.error(StatusCode::BAD_REQUEST) };
     if device == identity.session {
         return sign_out(&state, &view, &cookies, vec![device], &client).await;
     }
@@ -86,11 +99,23 @@ pub(super) async fn sign_out_others(
     view: View,
     SignedIn(identity): SignedIn,
     client: ClientInfo,
+    request: Request,
 ) -> Response {
+    let user = Form::read(request).await.ok().and_then(|mut form| form.take("user"));
+    if is_for_another_user(user.as_deref(), &identity) {
+        return see_other(&done(&state, Notice::OtherUser));
+    }
     match state.auth.auth.sign_out_others(&identity, &client).await {
         Ok(_) => see_other(&done(&state, Notice::OthersSignedOut)),
         Err(error) => failed(&view, error),
     }
+}
+
+/// Returns `true` for a form of a page of another user: since it was loaded, someone else has signed in, in another tab.
+///
+/// A template of the operator may lack the field.
+fn is_for_another_user(user: Option<&str>, identity: &Identity) -> bool {
+    user.is_some_and(|user| user != &*identity.subject)
 }
 
 /// Returns the page for an error that no form can solve.
@@ -128,6 +153,8 @@ async fn show(
     // Stable: the others stay in the order of their last use.
     devices.sort_by_key(|device| !device.current);
     view.render(&Page::Account(AccountPage {
+        user_id: user.id.0,
+        endings: Ending::all(),
         roles: user.role.roles().iter().map(str::to_owned).collect(),
         email: user.email,
         name: user.name,
@@ -151,6 +178,8 @@ fn device(session: &Session, identity: &Identity) -> Device {
 
 /// The form for a new password.
 struct PasswordForm {
+    /// The id of the user of the page.
+    user: Option<String>,
     current: SecretString,
     new: SecretString,
 }
@@ -158,6 +187,7 @@ struct PasswordForm {
 impl PasswordForm {
     async fn read(request: Request) -> Result<Self, FormProblem> {
         let mut form = Form::read(request).await.map_err(|error| form_problem(&error))?;
+        let user = form.take("user");
         let mut require = |name| form.require(name).map_err(|error| form_problem(&error));
         let current = require("current_password")?;
         let new = require("new_password")?;
@@ -165,14 +195,15 @@ impl PasswordForm {
         if form.take("new_password_again").is_some_and(|again| again != new) {
             return Err(FormProblem::PasswordsDiffer);
         }
-        Ok(Self { current: current.into(), new: new.into() })
+        Ok(Self { user, current: current.into(), new: new.into() })
     }
 }
 
 /// The query parameter for what was done, and its words.
 const DONE: &str = "done";
-const NOTICES: [(&str, Notice); 3] = [
+const NOTICES: [(&str, Notice); 4] = [
     ("device", Notice::DeviceSignedOut),
+    ("other_user", Notice::OtherUser),
     ("others", Notice::OthersSignedOut),
     ("password", Notice::PasswordSet),
 ];

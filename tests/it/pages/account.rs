@@ -2,6 +2,7 @@
 
 use sekisho::models::user::Role;
 use sekisho::services::users::NewUser;
+use sekisho::session_event::SessionEvent;
 
 use super::{ANN, BOB, get_in_japanese, location, page, signed_in, start, submit};
 use crate::support::app::{PASSWORD, TestApp};
@@ -95,6 +96,68 @@ async fn new_password_ends_the_other_devices() {
     assert!(html.contains("Your password was changed on another device."), "{html}");
     page(&submit(&mut other, "/auth/sign-in", ANN, PASSWORD).await, 401);
     location(&submit(&mut other, "/auth/sign-in", ANN, NEW_PASSWORD).await);
+}
+
+/// A double click sends the form twice. The browser shows the second response only.
+#[tokio::test]
+async fn form_for_a_password_may_be_sent_twice() {
+    let app = start(&[]).await;
+    let mut browser = signed_in(&app, ANN).await;
+    for _ in 0..2 {
+        let response = set_password(&mut browser, PASSWORD, NEW_PASSWORD, NEW_PASSWORD).await;
+        assert_eq!(location(&response), "/auth/account?done=password");
+    }
+    let response =
+        set_password(&mut browser, PASSWORD, "another five quiet words", "another five quiet words").await;
+    assert!(page(&response, 403).contains("The current password is wrong."));
+}
+
+/// In another tab, Bob has signed in since Ann's page was loaded.
+#[tokio::test]
+async fn page_of_another_user_changes_nothing() {
+    let app = start(&[]).await;
+    let mut browser = signed_in(&app, ANN).await;
+    let html = page(&browser.get("/auth/account").await, 200);
+    let (_, rest) = html.split_once("name=\"user\" value=\"").unwrap();
+    let ann = rest.split('"').next().unwrap().to_owned();
+    app.user(BOB).await;
+    location(&submit(&mut browser, "/auth/sign-in", BOB, PASSWORD).await);
+    let mut phone = app.browser().with_client([198, 51, 100, 9], FIREFOX);
+    location(&submit(&mut phone, "/auth/sign-in", BOB, PASSWORD).await);
+    let device = session_id(&mut phone).await;
+    let password = [("current_password", PASSWORD), ("new_password", NEW_PASSWORD)];
+    for (path, fields) in [
+        ("password", &password[..]),
+        ("devices/sign-out", &[("device", &*device)]),
+        ("devices/sign-out-others", &[]),
+    ] {
+        let fields = [&[("user", &*ann)], fields].concat();
+        let response = browser.send(form(&format!("/auth/account/{path}"), &fields)).await;
+        assert_eq!(location(&response), "/auth/account?done=other_user", "{path}");
+    }
+    page(&phone.get("/auth/account").await, 200);
+    let html = page(&browser.get("/auth/account?done=other_user").await, 200);
+    assert!(html.contains("You are signed in as another user now.") && html.contains(BOB), "{html}");
+    let response = browser.send(form("/auth/account/devices/sign-out-others", &[])).await;
+    assert_eq!(location(&response), "/auth/account?done=others");
+}
+
+#[tokio::test]
+async fn page_has_the_text_for_each_end_of_its_session() {
+    let app = start(&[]).await;
+    let mut browser = signed_in(&app, ANN).await;
+    let html = page(&browser.get("/auth/account").await, 200);
+    let (_, template) = html.split_once("<template id=\"ended\">").unwrap();
+    let mut events = Vec::new();
+    for part in template.split("data-events=\"").skip(1) {
+        events.extend(part.split('"').next().unwrap().split(' '));
+    }
+    events.sort_unstable();
+    let not_an_end = ["caught_up", "replayed", "rotated", "store_unavailable"];
+    let words = SessionEvent::ALL.into_iter().map(SessionEvent::as_str);
+    let ends: Vec<_> = words.filter(|word| !not_an_end.contains(word)).collect();
+    assert_eq!(events, ends);
+    assert!(!template.contains(ANN), "{template}");
 }
 
 #[tokio::test]
