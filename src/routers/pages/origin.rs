@@ -1,5 +1,6 @@
 //! The origin that a browser uses, and why it may not keep cookies there.
 
+use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue};
 
 use super::state::PagesState;
@@ -26,7 +27,7 @@ pub(super) fn cookie_problem(
     let (scheme, public_host) = origin.split_once("://").unwrap_or(("https", &origin));
     let url = format!("{origin}{}", state.path_with("sign-in", next, &[]));
     match browser {
-        Some(browser) if state.auth.cookies.is_secure() && !is_encrypted(browser, headers) => {
+        Some(browser) if state.auth.cookies.is_secure() && !keeps_secure_cookies(browser, headers) => {
             let url = (scheme == "https").then_some(url);
             CookieProblem::Insecure { origin, url }
         }
@@ -37,11 +38,20 @@ pub(super) fn cookie_problem(
     }
 }
 
-/// Returns `true` if the browser uses TLS.
+/// Returns `true` if the browser keeps `Secure` cookies of this origin, unless it blocks all cookies.
 ///
-/// A proxy in front may not tell. Browsers send `Sec-Fetch-*` over TLS, and otherwise to loopback hosts only.
-fn is_encrypted(browser: &BrowserOrigin, headers: &HeaderMap) -> bool {
+/// It does if it uses TLS. A proxy in front may not report that, but browsers send `Sec-Fetch-*` over TLS, and otherwise
+/// to loopback hosts only. From those, Chromium and Firefox keep `Secure` cookies without TLS, and Safari does not.
+fn keeps_secure_cookies(browser: &BrowserOrigin, headers: &HeaderMap) -> bool {
     let host = browser.host.to_str().unwrap_or_default();
     let is_loopback = ["localhost", "127.", "[::1]"].iter().any(|start| host.starts_with(start));
-    browser.is_https || (headers.contains_key("sec-fetch-mode") && !is_loopback)
+    let trusts_host =
+        if is_loopback { trusts_loopback(headers) } else { headers.contains_key("sec-fetch-mode") };
+    browser.is_https || trusts_host
+}
+
+/// Returns `true` for Chromium and Firefox. On iOS they are variants of Safari, with other tokens.
+fn trusts_loopback(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    agent.contains("Chrome/") || agent.contains("Firefox/")
 }

@@ -129,7 +129,16 @@ async fn page_after_sign_in_tells_why_cookies_were_not_kept() {
     let response = submit(&mut app.browser(), "/auth/sign-in?next=/a", ANN, PASSWORD).await;
     let on = location(&response).to_owned();
     let encrypted = || with(get(&on), "sec-fetch-mode", "navigate");
+    // Chromium and Firefox keep Secure cookies of loopback hosts without TLS, Safari does not.
+    let on_loopback = |host, agent| {
+        let public_origin = with(encrypted(), "host", host);
+        with(public_origin, "user-agent", agent)
+    };
     for (request, part) in [
+        (on_loopback("127.0.0.1:8080", FIREFOX), "another address"),
+        (on_loopback("localhost:8080", CHROME), "another address"),
+        (on_loopback("localhost:8080", SAFARI), "not encrypted"),
+        (on_loopback("[::1]:8080", CHROME_ON_IPHONE), "not encrypted"),
         (with(encrypted(), "host", "app.example.com"), "your browser did not keep them"),
         (with(get(&on), "host", "app.example.com"), "not encrypted"),
         (with(encrypted(), "host", "localhost:8080"), "not encrypted"),
@@ -148,6 +157,39 @@ async fn page_after_sign_in_tells_why_cookies_were_not_kept() {
         assert_eq!(location(&app.send(get(path)).await), "/auth/sign-in?next=%2Fa", "{path}");
     }
 }
+
+/// Cookies are off in a browser on the gateway's own machine, where `Secure` cookies need no TLS.
+#[tokio::test]
+async fn blocked_cookies_on_loopback_are_not_blamed_on_http() {
+    for (origin, host) in [
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("http://localhost:8080", "localhost:8080"),
+        ("http://[::1]:8080", "[::1]:8080"),
+    ] {
+        let app = start(&[("server.public_origin", origin)]).await;
+        app.user(ANN).await;
+        let response = submit(&mut app.browser(), "/auth/sign-in?next=/a", ANN, PASSWORD).await;
+        let on = location(&response).to_owned();
+        for (agent, part) in [
+            (FIREFOX, "Allow cookies for this site"),
+            (CHROME, "Allow cookies for this site"),
+            (SAFARI, "not encrypted"),
+            (CHROME_ON_IPHONE, "not encrypted"),
+            ("curl/8.5", "not encrypted"),
+        ] {
+            let request = with(with(get(&on), "host", host), "user-agent", agent);
+            let html = page(&app.send(request).await, 200);
+            assert!(html.contains(part), "{host} {agent}\n{html}");
+            assert_eq!(html.contains("cookies.secure = false"), part == "not encrypted", "{html}");
+        }
+    }
+}
+
+const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0";
+const CHROME: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36";
+const SAFARI: &str = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15";
+const CHROME_ON_IPHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/156.0.0.0 Mobile/15E148 Safari/604.1";
 
 #[tokio::test]
 async fn strict_cookies_are_awaited_by_a_refresh_instead_of_a_redirect() {
