@@ -1,4 +1,4 @@
-//! All pages with axe, in both languages, light and dark, and at a width of 320 pixels.
+//! All pages with axe, in both languages, light and dark, at a width of 320 pixels, and printed.
 //!
 //! With `SEKISHO_TEST_SCREENSHOTS` set to a directory, the tests save a picture of each page there.
 
@@ -36,10 +36,10 @@ async fn check_pages(language: &str) {
     let mut report = Report::new(language);
 
     site.open(&browser, "/reports/").await;
-    report.check(&browser, "sign-in").await;
+    report.check_page(&browser, "sign-in").await;
     submit_sign_in(&browser, "wrong").await;
     browser.wait_until("document.querySelector('[role=alert]') !== null").await;
-    report.check(&browser, "sign-in-wrong").await;
+    report.check_page(&browser, "sign-in-wrong").await;
     browser.fill("#password", PASSWORD).await;
     browser.click("main form button").await;
     browser.wait_for_path("/reports/").await;
@@ -48,7 +48,7 @@ async fn check_pages(language: &str) {
 
     browser.delete_cookies().await;
     site.open(&browser, &asked).await;
-    report.check(&browser, "cookies").await;
+    report.check_page(&browser, "cookies").await;
     site.sign_in(&browser).await;
 
     // Devices, one with a long name and one that is unknown.
@@ -58,12 +58,12 @@ async fn check_pages(language: &str) {
         device.sign_in(EMAIL).await;
     }
     site.open(&browser, "/auth/account").await;
-    report.check(&browser, "account").await;
+    report.check_page(&browser, "account").await;
     site.open(&browser, "/auth/sign-out").await;
-    report.check(&browser, "sign-out").await;
+    report.check_page(&browser, "sign-out").await;
     for (path, name) in [("/admin/", "403"), ("/nowhere", "404"), ("/dead/", "502"), ("/slow/", "504")] {
         site.open(&browser, path).await;
-        report.check(&browser, name).await;
+        report.check_page(&browser, name).await;
     }
 
     site.open(&browser, "/note/").await;
@@ -71,7 +71,7 @@ async fn check_pages(language: &str) {
     site.app.break_store().await;
     site.app.expire();
     site.open(&browser, "/reports/").await;
-    report.check(&browser, "503").await;
+    report.check_page(&browser, "503").await;
     site.app.repair_store().await;
 
     site.open(&browser, "/note/").await;
@@ -79,9 +79,9 @@ async fn check_pages(language: &str) {
     site.app.clock.advance(IDLE_TTL * 2);
     browser.click("#send").await;
     browser.wait_until("document.getElementById('send') === null").await;
-    report.check(&browser, "401").await;
+    report.check_page(&browser, "401").await;
     site.open(&browser, "/auth/sign-in?signed_out").await;
-    report.check(&browser, "signed-out").await;
+    report.check_page(&browser, "signed-out").await;
     drop(listener);
     report.finish();
 }
@@ -110,6 +110,12 @@ impl Report {
         Self { language: language.to_owned(), problems: Vec::new() }
     }
 
+    /// Checks the present page on screens and in print.
+    async fn check_page(&mut self, browser: &Chromium, name: &str) {
+        self.check(browser, name).await;
+        self.check_print(browser, name).await;
+    }
+
     /// Checks the present page, light and dark.
     pub(crate) async fn check(&mut self, browser: &Chromium, name: &str) {
         let language = browser.run("return document.documentElement.lang", &[]).await;
@@ -125,6 +131,20 @@ impl Report {
             self.save(browser, &name).await;
             self.check_narrow(browser, &name).await;
         }
+    }
+
+    /// Checks that a page is printed black on white, also for a user who prefers dark pages, and without controls.
+    async fn check_print(&mut self, browser: &Chromium, name: &str) {
+        let dark = json!({"name": "prefers-color-scheme", "value": "dark"});
+        let media = json!({"media": "print", "features": [dark]});
+        browser.devtools("Emulation.setEmulatedMedia", media).await;
+        let printed = browser.run(PRINTED, &[]).await;
+        if printed != json!(["rgb(255, 255, 255)", "rgb(0, 0, 0)", 0]) {
+            self.problems
+                .push(format!("{name}: background, text and number of controls in print: {printed}"));
+        }
+        self.save(browser, &format!("{name}-{}-print", self.language)).await;
+        browser.devtools("Emulation.setEmulatedMedia", json!({"media": "", "features": []})).await;
     }
 
     /// Checks that a page 320 pixels wide does not scroll sideways (WCAG 1.4.10).
@@ -156,5 +176,11 @@ impl Report {
         assert!(self.problems.is_empty(), "{:#?}", self.problems);
     }
 }
+
+const PRINTED: &str = r#"
+const body = getComputedStyle(document.body);
+const controls = [...document.querySelectorAll("button, .button, input")].filter(control => control.checkVisibility());
+return [body.backgroundColor, body.color, controls.length];
+"#;
 
 const FIREFOX: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0";

@@ -8,10 +8,12 @@
 
 mod accessibility;
 mod axe;
+mod branding;
 mod chromium;
 mod demo;
 mod django;
 mod front_proxies;
+mod hostile_names;
 mod hostile_next;
 mod requests;
 mod sessions;

@@ -93,11 +93,15 @@ async fn form_sent_twice_signs_in() {
     site.open(&browser, DEEP_LINK).await;
     browser.fill("#email", EMAIL).await;
     browser.fill("#password", PASSWORD).await;
-    let script =
-        "const form = document.querySelector('main form'); form.requestSubmit(); form.requestSubmit();";
+    let script = "const button = document.querySelector('main form button'); button.click();
+        setTimeout(() => button.click()); setTimeout(() => button.click(), 20)";
     browser.run(script, &[]).await;
     browser.wait_for_url(&site.at(DEEP_LINK)).await;
     assert_eq!(browser.text("#user").await, EMAIL);
+    let forms = site.record.all().into_iter().filter(|request| request.method == "POST");
+    assert_eq!(forms.count(), 1);
+    let sessions = "return (await (await fetch('/auth/sessions')).json()).length";
+    assert_eq!(browser.run(sessions, &[]).await, 1);
 }
 
 /// A form of a tab that another tab has left behind signs in the user whom it names.

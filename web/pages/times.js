@@ -1,4 +1,4 @@
-// Shows times relative to now, in the language of the page. The exact local time is in the tooltip.
+// Shows times relative to now, in the language of the page. The exact local time is in the tooltip, and in print.
 
 const language = document.documentElement.lang;
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
@@ -17,14 +17,17 @@ function describe(date) {
   return relative.format(Math.trunc(seconds / length), unit);
 }
 
-function update() {
+function show(format) {
   for (const element of document.querySelectorAll("time[datetime]")) {
     const date = new Date(element.dateTime);
     if (Number.isNaN(date.getTime())) continue;
     element.title = exact.format(date);
-    element.textContent = describe(date);
+    element.textContent = format(date);
   }
 }
 
-update();
-setInterval(update, 60_000);
+show(describe);
+setInterval(show, 60_000, describe);
+// Paper does not age with the page.
+addEventListener("beforeprint", () => show((date) => exact.format(date)));
+addEventListener("afterprint", () => show(describe));
