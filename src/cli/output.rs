@@ -244,7 +244,12 @@ mod tests {
             let text = table(&[Cat("1", name), Cat("2", "Tama".to_owned())]);
             let widths: Vec<_> = text.lines().map(UnicodeWidthStr::width).collect();
             assert!(widths.iter().all(|width| *width <= MAX_ROW_WIDTH), "{widths:?}");
-            assert!(widths[1] >= MAX_ROW_WIDTH - 1 && text.contains("… ") && text.contains("  Ada Lovelace, London"), "{text}");
+            assert!(
+                widths[1] >= MAX_ROW_WIDTH - 1
+                    && text.contains("… ")
+                    && text.contains("  Ada Lovelace, London"),
+                "{text}"
+            );
         }
         assert_eq!(
             table(&[Cat("1", "Tama".to_owned())]),

@@ -16,14 +16,18 @@ async fn logo_colour_and_stylesheet_are_applied() {
     let Some(browser) = Chromium::start().await else { return };
     let config = |application: &str| {
         let path = directory.path().display();
-        let pages = format!("logo = \"{path}/logo.svg\"\nstylesheet = \"{path}/my.css\"\naccent = \"#1a7f5a\"");
+        let pages =
+            format!("logo = \"{path}/logo.svg\"\nstylesheet = \"{path}/my.css\"\naccent = \"#1a7f5a\"");
         format!("[pages]\n{pages}\n{}", route("/", application, ""))
     };
     let Some(site) = Site::start_with_config(config).await else { return };
     for path in ["/auth/sign-in", "/auth/nowhere"] {
         site.open(&browser, path).await;
         let seen = browser.run(SEEN, &[]).await;
-        assert_eq!(seen, json!({"logo": [80, 64, 32], "icon": "/auth/assets/logo.svg", "heading": "rgb(1, 2, 3)"}));
+        assert_eq!(
+            seen,
+            json!({"logo": [80, 64, 32], "icon": "/auth/assets/logo.svg", "heading": "rgb(1, 2, 3)"})
+        );
     }
     site.open(&browser, "/auth/sign-in").await;
     let button = "return getComputedStyle(document.querySelector('button.primary')).backgroundColor";
