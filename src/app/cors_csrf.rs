@@ -19,7 +19,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
 use super::conditional::ConditionalLayer;
-use crate::config::{Origin, PathPrefix};
+use crate::config::{AllowedOrigin, PathPrefix};
 use crate::http_headers::{X_REQUEST_ID, list_contains};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::routers::ApiError;
@@ -37,16 +37,14 @@ impl CorsCsrfLayer {
     /// Enables CORS for `allowed_origins`, and rejects unsafe cross-site requests of all origins but
     /// `trusted_origins`, if they carry session `cookies` or are for a path below one of `login_paths`.
     pub(super) fn new(
-        allowed_origins: &[Origin],
-        trusted_origins: &[&Origin],
+        allowed_origins: &[AllowedOrigin],
+        trusted_origins: &[&AllowedOrigin],
         cookies: Arc<CookiePolicy>,
         login_paths: &[PathPrefix],
     ) -> Result<Self, ConfigError> {
-        let allowed_origins =
-            allowed_origins.iter().filter_map(|origin| HeaderValue::try_from(origin.as_str()).ok());
         Ok(Self {
-            allowed_origins: allowed_origins.collect(),
-            condition: CsrfCondition { cookies, login_paths: login_paths.into() },
+            allowed_origins: allowed_origins.iter().filter_map(header_value).collect(),
+            condition: CsrfCondition::new(cookies, login_paths, trusted_origins),
             csrf: csrf(trusted_origins)?,
         })
     }
@@ -168,10 +166,10 @@ fn has_allowed_origin(allowed_origins: &[HeaderValue], request: &Request<Body>) 
 /// CSRF protection without CORS: rejects unsafe cross-site requests with session `cookies` of all origins
 /// but `trusted_origins`. Does not respond to preflights.
 pub(super) fn csrf_layer(
-    trusted_origins: &[&Origin],
+    trusted_origins: &[&AllowedOrigin],
     cookies: Arc<CookiePolicy>,
 ) -> Result<CsrfGuardLayer<impl Fn(&Request<Body>) -> bool + Clone + Send + Sync + use<>>, ConfigError> {
-    let condition = CsrfCondition { cookies, login_paths: Arc::new([]) };
+    let condition = CsrfCondition::new(cookies, &[], trusted_origins);
     let applies = move |request: &Request<Body>| condition.applies_to(request);
     Ok(ConditionalLayer::new(csrf(trusted_origins)?, applies))
 }
@@ -179,12 +177,16 @@ pub(super) fn csrf_layer(
 /// Layer of [`csrf_layer`].
 pub(super) type CsrfGuardLayer<P> = ConditionalLayer<CsrfLayer<RejectionFn>, P>;
 
-fn csrf(trusted_origins: &[&Origin]) -> Result<CsrfLayer<RejectionFn>, ConfigError> {
+fn csrf(trusted_origins: &[&AllowedOrigin]) -> Result<CsrfLayer<RejectionFn>, ConfigError> {
     let mut csrf = CsrfLayer::new();
-    for origin in trusted_origins {
+    for origin in trusted_origins.iter().filter(|origin| !origin.is_app()) {
         csrf = csrf.add_trusted_origin(origin.as_str())?;
     }
     Ok(csrf.with_rejection_response(reject_cross_site as RejectionFn))
+}
+
+fn header_value(origin: &AllowedOrigin) -> Option<HeaderValue> {
+    HeaderValue::try_from(origin.as_str()).ok()
 }
 
 /// The requests that need CSRF protection: unsafe ones that carry session cookies, and all unsafe ones for the
@@ -193,16 +195,29 @@ fn csrf(trusted_origins: &[&Origin]) -> Result<CsrfLayer<RejectionFn>, ConfigErr
 struct CsrfCondition {
     cookies: Arc<CookiePolicy>,
     login_paths: Arc<[PathPrefix]>,
+    /// Trusted origins of apps. The CSRF layer accepts `http` and `https` as the schemes of trusted origins only.
+    app_origins: Arc<[HeaderValue]>,
 }
 
 impl CsrfCondition {
+    fn new(
+        cookies: Arc<CookiePolicy>,
+        login_paths: &[PathPrefix],
+        trusted_origins: &[&AllowedOrigin],
+    ) -> Self {
+        let app_origins = trusted_origins.iter().filter(|origin| origin.is_app());
+        let app_origins = app_origins.filter_map(|origin| header_value(origin)).collect();
+        Self { cookies, login_paths: login_paths.into(), app_origins }
+    }
+
     fn applies_to(&self, request: &Request<Body>) -> bool {
         // The CSRF layer accepts safe methods in any case.
         if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
             return false;
         }
-        self.cookies.present_in(request.headers())
-            || self.login_paths.iter().any(|path| path.matches(request.uri().path()))
+        let needs_protection = self.cookies.present_in(request.headers())
+            || self.login_paths.iter().any(|path| path.matches(request.uri().path()));
+        needs_protection && !has_allowed_origin(&self.app_origins, request)
     }
 }
 

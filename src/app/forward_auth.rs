@@ -23,7 +23,7 @@ use super::cors_csrf::csrf_layer;
 use super::error::AppError;
 use super::request_recorder::{IdentityRecorder, RecorderConfig, RequestRecorder};
 use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
-use crate::config::{Config, Origin};
+use crate::config::{AllowedOrigin, Config};
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::pages::{Pages, SignInTarget};
 use crate::proxy::{ProxyError, ReservedCookies, check_path};
@@ -100,7 +100,7 @@ impl ForwardAuthStack {
     /// Builds the stack, outermost layer first.
     pub(super) fn build(
         &self,
-        trusted_origins: &[&Origin],
+        trusted_origins: &[&AllowedOrigin],
         upgrade_origin: Arc<WebSocketOriginCheck>,
         recorder: &RecorderConfig,
         admission: Admission,

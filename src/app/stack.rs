@@ -19,7 +19,7 @@ use super::request_recorder::{RecorderConfig, RequestRecorder};
 use super::routes::build_routes;
 use super::shared_runtime::SharedRuntime;
 use super::upgrade_origin::WebSocketOriginCheck;
-use crate::config::{Config, Origin, PathPrefix, RouteAuth};
+use crate::config::{AllowedOrigin, Config, Origin, PathPrefix, RouteAuth};
 use crate::layer::CookiePolicy;
 use crate::pages::{Pages, SharedPages, SignInTarget};
 use crate::proxy::Routes;
@@ -103,7 +103,8 @@ impl StackBuilder {
     /// Checks the reloadable settings of `config`. Upstreams that are also in `previous` keep their state.
     pub(super) fn prepare(&self, config: &Config, previous: &Routes) -> Result<ReloadableConfig, AppError> {
         let allowed = &config.server.allowed_origins;
-        let trusted_origins: Vec<_> = allowed.iter().chain([&self.public_origin]).collect();
+        let public_origin = AllowedOrigin::from(self.public_origin.clone());
+        let trusted_origins: Vec<_> = allowed.iter().chain([&public_origin]).collect();
         let upgrade_origin = Arc::new(WebSocketOriginCheck::new(Arc::clone(&self.cookies), &trusted_origins));
         let recorder = self.recorder_config(config);
         let pages = build_pages(config, self.public_origin.host())?;

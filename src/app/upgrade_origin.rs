@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use http::Response;
 use http::header::{HeaderMap, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 
-use crate::config::Origin;
+use crate::config::AllowedOrigin;
 use crate::http_headers::list_elements;
 use crate::layer::CookiePolicy;
 use crate::proxy::is_upgrade_request;
@@ -23,7 +23,7 @@ pub(super) struct WebSocketOriginCheck {
 }
 
 impl WebSocketOriginCheck {
-    pub(super) fn new(cookies: Arc<CookiePolicy>, trusted_origins: &[&Origin]) -> Self {
+    pub(super) fn new(cookies: Arc<CookiePolicy>, trusted_origins: &[&AllowedOrigin]) -> Self {
         let trusted_origins = trusted_origins.iter().map(|origin| origin.as_str().to_owned()).collect();
         Self { cookies, trusted_origins }
     }

@@ -34,6 +34,7 @@
 //!
 //! Tests compare the lists of steps 1, 2 and 4.
 
+mod allowed_origin;
 mod audit;
 mod cookies;
 mod database;
@@ -65,6 +66,7 @@ mod value;
 
 use std::path::PathBuf;
 
+pub use self::allowed_origin::AllowedOrigin;
 pub use self::audit::Audit;
 pub use self::cookies::Cookies;
 pub use self::database::{Database, DatabaseKind};

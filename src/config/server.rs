@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::allowed_origin::AllowedOrigin;
 use super::error::{ConfigError, ParseError};
 use super::limits::{self, Tls};
 use super::listen_addr::ListenAddr;
@@ -24,7 +25,7 @@ pub struct Server {
     /// [`public_origin_at`](Self::public_origin_at).
     pub public_origin: Option<Origin>,
     /// Other origins whose pages may send requests.
-    pub allowed_origins: Vec<Origin>,
+    pub allowed_origins: Vec<AllowedOrigin>,
     /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// The groups of built-in routes on this listener.

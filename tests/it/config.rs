@@ -499,7 +499,10 @@ fn environment_text_needs_no_quotes() {
         .env("SEKISHO_LOGIN__BCRYPT_COST", "11")
         .env("SEKISHO_SERVER__REUSE_PORT", "true")
         .env("SEKISHO_TOKENS__ACCESS_TTL_JITTER", "0.1")
-        .env("SEKISHO_SERVER__ALLOWED_ORIGINS", r#"["https://a.example", 'https://b.example:443']"#);
+        .env(
+            "SEKISHO_SERVER__ALLOWED_ORIGINS",
+            r#"["https://a.example", 'https://b.example:443', "tauri://localhost"]"#,
+        );
     let config = fixture.config();
     assert_eq!(config.database.url.expose_secret(), "postgres://u:p$w@db/x?a=b");
     assert_eq!(config.database.kind, DatabaseKind::Postgres);
@@ -507,7 +510,7 @@ fn environment_text_needs_no_quotes() {
     assert_eq!((config.login.bcrypt_cost, config.tokens.access_ttl_jitter), (11, 0.1));
     assert!(config.server.reuse_port);
     let origins: Vec<_> = config.server.allowed_origins.iter().map(|origin| origin.as_str()).collect();
-    assert_eq!(origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(origins, ["https://a.example", "https://b.example", "tauri://localhost"]);
 }
 
 #[test]
@@ -856,6 +859,10 @@ const BAD: &[(&str, &str)] = &[
     ),
     ("[server]\nallowed_origins = ['*']", "\"*\": expected an origin"),
     ("[server]\nallowed_origins = ['null']", "\"null\": expected an origin"),
+    (
+        "[server]\nallowed_origins = ['capacitor://']",
+        "such as https://app.example.com or capacitor://localhost",
+    ),
     ("[server]\nallowed_origins = [1]", "expected a list of texts"),
     ("[server]\ntrusted_proxies = ['10.0.0.0/33']", "\"10.0.0.0/33\": expected a network such as 10.0.0.0/8"),
     ("[server]\ntrusted_proxies = ['proxy.example']", "expected a network"),

@@ -395,6 +395,8 @@ async fn cross_site_requests_are_rejected() {
             (Some(ORIGIN), Some("same-origin"), true),
             (Some(ORIGIN), None, true),
             (Some(PAGE), Some("cross-site"), true),
+            (Some(APP), Some("cross-site"), true),
+            (Some(APP), None, true),
             (None, None, true),
             (Some(ELSEWHERE), Some("cross-site"), false),
             (Some(ELSEWHERE), None, false),
@@ -533,7 +535,7 @@ async fn start_app(source: &str) -> TestApp {
 fn verify_settings(source: &str) -> Vec<(&'static str, String)> {
     vec![
         ("server.trusted_proxies", "[\"10.0.0.0/8\"]".to_owned()),
-        ("server.allowed_origins", format!("[\"{PAGE}\"]")),
+        ("server.allowed_origins", format!("[\"{PAGE}\", \"{APP}\"]")),
         ("verify.listen", "127.0.0.1:9091".to_owned()),
         ("verify.source", source.to_owned()),
     ]
@@ -585,4 +587,6 @@ fn single_cookie_headers(response: &TestResponse) -> Vec<&HeaderValue> {
 const FRONT_PROXY: [u8; 4] = [10, 0, 0, 1];
 const HOST: &str = "app.example.com";
 const PAGE: &str = "https://page.example.com";
+/// An app in a web view.
+const APP: &str = "capacitor://localhost";
 const ELSEWHERE: &str = "https://evil.example";

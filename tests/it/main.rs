@@ -11,6 +11,7 @@ mod commands;
 mod concurrent_refresh;
 mod config;
 mod crash;
+mod cross_site_clients;
 mod csrf;
 mod database;
 mod demo;
