@@ -59,7 +59,7 @@ use self::stack::{ReloadableConfig, StackBuilder};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::layer::{CookiePolicy, OnStoreLoss, SilentRefreshLayer};
+use crate::layer::{CookiePolicy, CookiePolicyError, OnStoreLoss, SilentRefreshLayer};
 use crate::long_lived_streams::LongLivedStreams;
 pub use crate::pages::DemoCredentials;
 use crate::pages::{SharedPages, SignInTarget};
@@ -132,8 +132,7 @@ impl App {
     /// Returns an [`AppError`] that names the invalid setting.
     pub fn build(dependencies: AppDependencies<'_>) -> Result<Self, AppError> {
         let config = dependencies.config;
-        let config::Cookies { access_name, refresh_name, same_site, secure } = &config.cookies;
-        let cookies = Arc::new(CookiePolicy::new(&**access_name, &**refresh_name, *same_site, *secure)?);
+        let cookies = Arc::new(cookie_policy(&config.cookies)?);
         let tokens = tokens(&dependencies);
         let passwords = Arc::new(PasswordHasher::new(password_settings(&config.login))?);
         let clock = Arc::clone(&dependencies.clock);
@@ -200,6 +199,11 @@ impl App {
     pub fn begin_shutdown(&self) {
         self.shutdown.set();
     }
+}
+
+fn cookie_policy(cookies: &config::Cookies) -> Result<CookiePolicy, CookiePolicyError> {
+    let config::Cookies { access_name, refresh_name, same_site, secure, partitioned } = cookies;
+    CookiePolicy::new(&**access_name, &**refresh_name, *same_site, *secure)?.with_partitioned(*partitioned)
 }
 
 /// Collects the parts of the stacks that last as long as the process.

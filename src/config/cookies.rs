@@ -16,12 +16,15 @@ pub struct Cookies {
     pub same_site: SameSite,
     /// True if the cookies have the `Secure` attribute. `false` is accepted on loopback only.
     pub secure: bool,
+    /// True if the cookies have the `Partitioned` attribute. It requires `SameSite=None` and `Secure`.
+    pub partitioned: bool,
 }
 
 impl Cookies {
     /// Removes `Secure` from the cookies and gives them the names that they have without it, for the demo.
     pub(crate) fn allow_http(&mut self) {
         self.secure = false;
+        self.partitioned = false;
         ACCESS_NAME.clone_into(&mut self.access_name);
         REFRESH_NAME.clone_into(&mut self.refresh_name);
     }
@@ -35,6 +38,11 @@ impl Cookies {
             let problem = "browsers reject it without Secure: set cookies.secure = true, or use lax";
             return Err(settings.invalid(SAME_SITE, problem));
         }
+        let partitioned = settings.required(PARTITIONED, settings.boolean(PARTITIONED))?;
+        if partitioned && same_site != SameSite::None {
+            let problem = r#"only cookies with SameSite=None are sent within pages of another site: set cookies.same_site = "none""#;
+            return Err(settings.invalid(PARTITIONED, problem));
+        }
         let access_name = name(settings, "cookies.access_name", ACCESS_NAME, secure)?;
         let refresh_name = name(settings, "cookies.refresh_name", REFRESH_NAME, secure)?;
         if access_name == refresh_name {
@@ -42,7 +50,7 @@ impl Cookies {
                 settings.invalid("cookies.refresh_name", "expected another name than cookies.access_name")
             );
         }
-        Ok(Self { access_name, refresh_name, same_site, secure })
+        Ok(Self { access_name, refresh_name, same_site, secure, partitioned })
     }
 }
 
@@ -92,6 +100,7 @@ const REFRESH_NAME: &str = "refresh_token";
 
 const SECURE: &str = "cookies.secure";
 const SAME_SITE: &str = "cookies.same_site";
+const PARTITIONED: &str = "cookies.partitioned";
 
 /// In bytes. Browsers limit name and value together to 4,096.
 const MAX_NAME_LEN: usize = 128;

@@ -60,6 +60,7 @@ pub const KEYS: &[&str] = &[
     "cookies.refresh_name",
     "cookies.same_site",
     "cookies.secure",
+    "cookies.partitioned",
     "login.bcrypt_cost",
     "login.registration",
     "login.password_min_length",

@@ -104,6 +104,7 @@ const RESTART_KEYS: &[RestartKey] = &[
     ("cookies.refresh_name", |a, b| a.cookies.refresh_name == b.cookies.refresh_name),
     ("cookies.same_site", |a, b| a.cookies.same_site == b.cookies.same_site),
     ("cookies.secure", |a, b| a.cookies.secure == b.cookies.secure),
+    ("cookies.partitioned", |a, b| a.cookies.partitioned == b.cookies.partitioned),
     ("login.bcrypt_cost", |a, b| a.login.bcrypt_cost == b.login.bcrypt_cost),
     ("login.registration", |a, b| a.login.registration == b.login.registration),
     ("login.password_min_length", |a, b| a.login.password_min_length == b.login.password_min_length),

@@ -28,6 +28,7 @@ pub struct CookiePolicy {
     refresh_name: String,
     same_site: SameSite,
     secure: bool,
+    partitioned: bool,
 }
 
 impl CookiePolicy {
@@ -42,10 +43,27 @@ impl CookiePolicy {
         same_site: SameSite,
         secure: bool,
     ) -> Result<Self, CookiePolicyError> {
-        let policy =
-            Self { access_name: access_name.into(), refresh_name: refresh_name.into(), same_site, secure };
+        let policy = Self {
+            access_name: access_name.into(),
+            refresh_name: refresh_name.into(),
+            same_site,
+            secure,
+            partitioned: false,
+        };
         policy.check()?;
         Ok(policy)
+    }
+
+    /// Sets the attribute `Partitioned` (CHIPS, "Cookies Having Independent Partitioned State"): in a page that another
+    /// site embeds, the browser keeps cookies of their own for that site, even if it blocks third-party cookies.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CookiePolicyError::PartitionedNeedsSameSiteNone`] unless the cookies have `SameSite=None` and `Secure`.
+    pub fn with_partitioned(mut self, partitioned: bool) -> Result<Self, CookiePolicyError> {
+        self.partitioned = partitioned;
+        self.check()?;
+        Ok(self)
     }
 
     /// Creates a policy for plain HTTP on the developer's own machine: `access_token` and `refresh_token`,
@@ -57,6 +75,7 @@ impl CookiePolicy {
             refresh_name: "refresh_token".to_owned(),
             same_site: SameSite::Lax,
             secure: false,
+            partitioned: false,
         }
     }
 
@@ -178,7 +197,8 @@ impl CookiePolicy {
     }
 
     fn cookie<'c>(&self, name: &'c str, value: &'c str) -> cookie::CookieBuilder<'c> {
-        Cookie::build((name, value)).http_only(true).same_site(self.same_site).secure(self.secure).path("/")
+        let cookie = Cookie::build((name, value)).http_only(true).same_site(self.same_site);
+        cookie.partitioned(self.partitioned).secure(self.secure).path("/")
     }
 
     fn check(&self) -> Result<(), CookiePolicyError> {
@@ -196,6 +216,9 @@ impl CookiePolicy {
         if !self.secure && self.same_site == SameSite::None {
             return Err(CookiePolicyError::SameSiteNoneNeedsSecure);
         }
+        if self.partitioned && self.same_site != SameSite::None {
+            return Err(CookiePolicyError::PartitionedNeedsSameSiteNone);
+        }
         Ok(())
     }
 }
@@ -207,6 +230,7 @@ impl Default for CookiePolicy {
             refresh_name: "__Host-refresh_token".to_owned(),
             same_site: SameSite::Lax,
             secure: true,
+            partitioned: false,
         }
     }
 }
@@ -218,6 +242,9 @@ pub enum CookiePolicyError {
     /// The name is not a token (RFC 6265 section 4.1.1).
     #[error("{0:?} is not a legal cookie name: use letters, digits, `-` and `_`")]
     IllegalName(String),
+    /// Without `SameSite=None`, cookies are not sent within pages of another site, so that there is nothing to partition.
+    #[error("Partitioned needs SameSite=None: choose None, or turn Partitioned off")]
+    PartitionedNeedsSameSiteNone,
     /// Browsers accept the prefixes `__Host-`, `__Secure-` and `__Http-` only with `Secure`.
     #[error("the cookie name {0:?} has a prefix that needs Secure: turn Secure on, or drop the prefix")]
     PrefixNeedsSecure(String),
@@ -426,6 +453,16 @@ mod tests {
         a=x; HttpOnly; SameSite=Strict; Path=/; Max-Age=1
         r=y; HttpOnly; SameSite=Strict; Path=/; Max-Age=1
         ");
+        let partitioned = CookiePolicy::new("a", "r", SameSite::None, true).unwrap();
+        let partitioned = partitioned.with_partitioned(true).unwrap();
+        insta::assert_snapshot!(lines(&partitioned.set("x", "y", Duration::from_secs(1)).unwrap()), @"
+        a=x; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=1
+        r=y; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=1
+        ");
+        insta::assert_snapshot!(lines(&partitioned.clear()), @"
+        a=; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT
+        r=; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT
+        ");
     }
 
     #[test]
@@ -464,6 +501,8 @@ mod tests {
         insta::assert_snapshot!(error("a", "__host-r", SameSite::Lax, false), @r#"the cookie name "__host-r" has a prefix that needs Secure: turn Secure on, or drop the prefix"#);
         insta::assert_snapshot!(error("a", "A", SameSite::Lax, true), @r#"both cookies are called "a": give them different names"#);
         insta::assert_snapshot!(error("a", "r", SameSite::None, false), @"SameSite=None needs Secure: turn Secure on, or choose Lax or Strict");
+        let lax = CookiePolicy::default().with_partitioned(true).unwrap_err();
+        insta::assert_snapshot!(lax, @"Partitioned needs SameSite=None: choose None, or turn Partitioned off");
     }
 
     #[test]

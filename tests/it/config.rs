@@ -126,7 +126,7 @@ fn defaults_are_as_documented() {
     assert_eq!((session.keep_ended, audit.keep), (days(30), Some(days(365))));
     assert_eq!(cookies.access_name, "__Host-access_token");
     assert_eq!(cookies.refresh_name, "__Host-refresh_token");
-    assert_eq!((cookies.same_site, cookies.secure), (SameSite::Lax, true));
+    assert_eq!((cookies.same_site, cookies.secure, cookies.partitioned), (SameSite::Lax, true, false));
     assert_eq!((login.bcrypt_cost, login.password_min_length), (12, 15));
     assert_eq!(login.registration, Registration::Closed);
     assert_eq!((log.format, log.access), (LogFormat::Text, true));
@@ -1024,6 +1024,14 @@ const BAD: &[(&str, &str)] = &[
     // cookies
     ("[cookies]\nsame_site = 'Lax'", "expected one of lax, strict, none (did you mean lax?)"),
     ("[cookies]\nsame_site = 'none'\nsecure = false", "browsers reject it without Secure"),
+    (
+        "[cookies]\npartitioned = true",
+        "cookies.partitioned = true in ./sekisho.toml, line 2: only cookies with SameSite=None are sent",
+    ),
+    (
+        "[cookies]\npartitioned = true\nsame_site = 'none'\nsecure = false",
+        "browsers reject it without Secure",
+    ),
     (
         "[cookies]\nsecure = false\naccess_name = '__Host-a'",
         "cookies.access_name = \"__Host-a\" in ./sekisho.toml, line 3: the prefix requires Secure",

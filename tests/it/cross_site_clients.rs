@@ -1,4 +1,4 @@
-//! Clients of other sites, over sockets: apps in web views and browser extensions.
+//! Clients of other sites, over sockets: apps in web views, browser extensions, and embedded applications.
 
 use std::net::SocketAddr;
 
@@ -113,4 +113,29 @@ async fn server_allowed_origins_reject_similar_origins() {
         assert_eq!(response.status(), 403, "{origin}");
     }
     assert!(upstream.has_no_more_requests());
+}
+
+#[tokio::test]
+async fn cookies_partitioned_is_set_on_all_cookies() {
+    let (_upstream, gateway, server) = start("[cookies]\nsame_site = \"none\"\npartitioned = true\n").await;
+    let mut browser = SocketBrowser::default();
+    let signed_in = browser.sign_in(server, EMAIL, PASSWORD).await;
+    gateway.expire();
+    let refreshed = browser.get(server, "/auth/session").await;
+    assert_eq!(refreshed.event(), Some("rotated"));
+    let mut copy = browser.clone();
+    let sign_out = Request::post("/auth/sign-out").body(Body::empty()).unwrap();
+    let signed_out = browser.send(server, sign_out).await.unwrap();
+    gateway.expire();
+    let ended = copy.get(server, "/auth/session").await;
+    assert_eq!((ended.status.as_u16(), ended.event()), (401, Some("logged_out")));
+    for (response, clears) in [(signed_in, false), (refreshed, false), (signed_out, true), (ended, true)] {
+        let cookies = response.set_cookies();
+        assert_eq!(cookies.len(), 2, "{response:?}");
+        for cookie in cookies {
+            assert_eq!(cookie.clears(), clears);
+            let expected = ["httponly", "partitioned", "path=/", "samesite=none", "secure"];
+            assert_eq!(cookie.attributes, expected, "{}", cookie.name);
+        }
+    }
 }
