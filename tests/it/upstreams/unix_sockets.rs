@@ -95,7 +95,7 @@ async fn unix_socket_error_has_path_and_remedy() {
     echo_host(&dir.path());
     assert_eq!(get(proxy).await.status(), 200);
     // Root may connect whatever the mode is.
-    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o000)).unwrap();
     if UnixStream::connect(dir.path()).await.is_err() {
         let proxy = ProxyServer::new([route([dir.url()], settings())]).start().await;
         assert_eq!(code(get(proxy).await).await, problem(502, "upstream_unreachable"));
