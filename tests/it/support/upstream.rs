@@ -18,7 +18,10 @@ use ring::digest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+
+use super::process::PROCESS_TIMEOUT;
 
 /// A request that an upstream received.
 #[derive(Debug)]
@@ -140,7 +143,7 @@ impl Upstream {
 
     /// Waits for the next request.
     pub(crate) async fn seen(&mut self) -> RecordedRequest {
-        self.seen.recv().await.unwrap()
+        timeout(PROCESS_TIMEOUT, self.seen.recv()).await.expect("a request at the upstream").unwrap()
     }
 
     /// Returns the next request, if it has arrived.
@@ -207,7 +210,7 @@ impl GatedUpstream {
     /// Waits until `requests` more requests have arrived.
     pub(crate) async fn arrived(&mut self, requests: usize) {
         for _ in 0..requests {
-            self.arrivals.recv().await.unwrap();
+            timeout(PROCESS_TIMEOUT, self.arrivals.recv()).await.expect("a request at the upstream").unwrap();
         }
     }
 
