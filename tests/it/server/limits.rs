@@ -498,7 +498,12 @@ async fn unfinished_http2_heads_share_a_limit() {
 /// A9: unfinished heads had no limit for all of them together.
 #[tokio::test]
 async fn unfinished_heads_share_a_limit() {
-    let limits = ServerLimits { unfinished_heads: 32 * 1024, ..ServerLimits::default() };
+    // Nothing else closes a connection within the test.
+    let limits = ServerLimits {
+        unfinished_heads: 32 * 1024,
+        header_timeout: 2 * PROCESS_TIMEOUT,
+        ..ServerLimits::default()
+    };
     let (server, _seen) = TestServer::start(1, limits);
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(30_000));
     let mut first = server.connect().await;
