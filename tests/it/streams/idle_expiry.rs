@@ -1,5 +1,6 @@
 //! Idle expiry of sessions that only open connections use, with real processes and times.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::processes::{ORIGIN, events, read_until_closed, websocket};
 use crate::support::db::DatabaseLocation;
-use crate::support::process::{PROCESS_TIMEOUT, TestDeployment, on_both};
+use crate::support::process::{PROCESS_TIMEOUT, TestDeployment, on_both, until};
 use crate::support::proxy_server::channel_body;
 use crate::support::socket_browser::SocketBrowser;
 use crate::support::upstream::Upstream;
@@ -36,6 +37,16 @@ async fn new_deployment(location: DatabaseLocation, upstream: String) -> TestDep
     deployment.forward_to(upstream);
     deployment.user("ann@example.com", "user").await;
     deployment
+}
+
+/// Expects fresh cookies, which a response has only if it is quick enough.
+async fn expect_fresh_cookies(browser: &mut SocketBrowser, server: SocketAddr) {
+    until("a response with fresh cookies", async || {
+        let response = browser.get(server, "/auth/session").await;
+        assert!(response.status == 200 && response.event().is_some(), "{response:?}");
+        (response.set_cookies().len() == 2).then_some(())
+    })
+    .await;
 }
 
 /// B10: data of the client keeps a session alive, and with it the silent WebSocket of the same session at another
@@ -67,9 +78,7 @@ async fn session_lives_while_a_websocket_has_data_of_the_client(location: Databa
     idle.get(address, "/auth/session").await.problem(401, "idle_expired");
 
     // The next request has fresh cookies.
-    let response = ann.get(address, "/auth/session").await;
-    assert_eq!(response.status, 200);
-    assert!(response.event().is_some() && response.set_cookies().len() == 2, "{response:?}");
+    expect_fresh_cookies(&mut ann, address).await;
     for socket in [&mut busy, &mut silent] {
         let closed = timeout(PROCESS_TIMEOUT, until_closed(socket)).await.unwrap();
         assert_eq!(closed, Some((4401, "idle_expired".to_owned())));
@@ -116,9 +125,7 @@ async fn session_lives_while_an_upload_goes_on(location: DatabaseLocation) {
     let (response, ()) = tokio::join!(ann.send(server.public, request), upload);
     assert_eq!(response.unwrap().status, 200);
     assert!(upstream.seen().await.length >= 10 * piece.len());
-    let response = ann.get(server.public, "/auth/session").await;
-    assert_eq!(response.status, 200, "{}", String::from_utf8_lossy(&response.body));
-    assert!(response.event().is_some() && response.set_cookies().len() == 2, "{response:?}");
+    expect_fresh_cookies(&mut ann, server.public).await;
 
     sleep(IDLE).await;
     let request = Request::get("/auth/session").body(Body::empty()).unwrap();
