@@ -83,7 +83,19 @@ async fn fenced_primary_is_replaced_behind_a_transaction_pool() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_store_loss_refuse_holds_on_a_fenced_primary() {
     let Some(server) = spawn_blocking(Server::start).await.unwrap() else { return };
-    let mut deployment = TestDeployment::new(DatabaseLocation::at(&server.url)).await;
+    let deployment = TestDeployment::new(DatabaseLocation::at(&server.url)).await;
+    check_refusal_on_a_fenced_primary(&server, deployment).await;
+}
+
+/// B6, B7: also behind PgBouncer, which pools transactions. No write is tried that would fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_store_loss_refuse_holds_behind_a_transaction_pool() {
+    let Some(server) = spawn_blocking(Server::start).await.unwrap() else { return };
+    let Some(pooler) = PgBouncer::start(&server.url, "transaction", 8).await else { return };
+    check_refusal_on_a_fenced_primary(&server, deployment_behind(&pooler).await).await;
+}
+
+async fn check_refusal_on_a_fenced_primary(server: &Server, mut deployment: TestDeployment) {
     deployment.set("tokens.access_ttl", "15m");
     deployment.set("session.on_store_loss", "refuse");
     deployment.user(VICTIM, "user").await;
@@ -142,9 +154,7 @@ impl Failover {
     async fn start_behind_a_transaction_pool() -> Option<Self> {
         let (primary, standby, name) = start_servers().await?;
         let pooler = PgBouncer::start(&name.url, "transaction", 8).await?;
-        let mut deployment = TestDeployment::without_keys(DatabaseLocation::at(&pooler.url));
-        deployment.set("database.pooling", "transaction");
-        deployment.run(&["key", "init"]).await.done();
+        let deployment = deployment_behind(&pooler).await;
         Some(Self::serve(primary, standby, name, deployment, Some(pooler)).await)
     }
 
@@ -219,6 +229,14 @@ impl Failover {
             replica.stop().await;
         }
     }
+}
+
+/// Returns a deployment with keys behind a PgBouncer that pools transactions.
+async fn deployment_behind(pooler: &PgBouncer) -> TestDeployment {
+    let mut deployment = TestDeployment::without_keys(DatabaseLocation::at(&pooler.url));
+    deployment.set("database.pooling", "transaction");
+    deployment.run(&["key", "init"]).await.done();
+    deployment
 }
 
 /// Starts a primary with a synchronous standby, and a name that leads to the primary.
