@@ -27,7 +27,7 @@ pub(super) struct Contention {
     next_id: u64,
 }
 
-/// What a client has of an upstream.
+/// The places and queued requests of a client at an upstream.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Load {
     /// Number of contended places.
