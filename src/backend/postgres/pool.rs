@@ -382,8 +382,10 @@ pub(super) async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Err
 }
 
 /// Commits the transaction of a connection.
+///
+/// `statement_timeout` does not apply to the wait for a synchronous standby.
 pub(super) async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute(COMMIT).await.map(drop)
+    connection.execute("COMMIT").await.map(drop)
 }
 
 /// Returns the error of a server that accepts no writes.
@@ -424,10 +426,6 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
     SELECT set_config('synchronous_commit', 'on', true) \
     WHERE current_setting('synchronous_commit') = 'off'; \
     SELECT current_setting('transaction_read_only')";
-
-/// Commits. A server that waits for a synchronous standby beyond `statement_timeout` reports success, although
-/// a failover may undo the commit. So the timeout is longer than [`RESPONSE_TIMEOUT`].
-const COMMIT: &str = "SET LOCAL statement_timeout = '15s'; COMMIT";
 
 /// Timeout of the ping of an idle connection. Leaves time within [`ACQUIRE_TIMEOUT`] to connect anew.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
