@@ -407,11 +407,11 @@ impl Tables {
         })
     }
 
-    /// Terminates the session that the new one replaces, and the oldest beyond the user's limit.
+    /// Terminates the session that the new one replaces, and the oldest of its kind beyond the user's limit.
     fn evict_sessions(&mut self, new: &NewSession<'_>) -> Vec<SessionId> {
         let at = new.session.created_at;
         let mut others = self.matching(&SessionFilter::User(new.session.user_id), Some(at));
-        others.retain(|session| Some(session.id) != new.replaces);
+        others.retain(|session| session.kind == new.session.kind && Some(session.id) != new.replaces);
         others.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
         let beyond = others.iter().skip(new.max_per_user.saturating_sub(1) as usize);
         let displaced = beyond.map(|session| (session.id, EndReason::Displaced));

@@ -17,7 +17,8 @@ pub struct SessionSettings {
     /// Grace period in which a replaced token may still arrive from an honest client; see
     /// [`rotation`](super::rotation).
     pub grace: Duration,
-    /// Maximum number of live sessions of a user. A sign-in beyond it terminates the oldest.
+    /// Maximum number of live sessions of a user, of each [kind](crate::models::session::SessionKind). A sign-in beyond
+    /// it terminates the oldest of its kind.
     pub max_per_user: u32,
     /// Rejects valid access tokens while the revocation list is stale.
     pub refuse_on_store_loss: bool,

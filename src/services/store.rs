@@ -287,8 +287,8 @@ pub struct NewSession<'a> {
     ///
     /// [`logged_out`]: crate::session_event::SessionEvent::LoggedOut
     pub replaces: Option<SessionId>,
-    /// Maximum number of live sessions of the user, including this one. The oldest beyond it are
-    /// terminated as [`displaced`](crate::session_event::SessionEvent::Displaced).
+    /// Maximum number of live sessions of the user and of the session's kind, including this one. The oldest beyond
+    /// it are terminated as [`displaced`](crate::session_event::SessionEvent::Displaced).
     pub max_per_user: u32,
 }
 

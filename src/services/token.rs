@@ -171,7 +171,7 @@ impl Tokens {
     /// Creates a session and issues its tokens.
     ///
     /// No other method inserts a session. The session that it replaces is terminated, and so are the
-    /// user's oldest sessions beyond [`SessionSettings::max_per_user`].
+    /// user's oldest sessions of the same kind beyond [`SessionSettings::max_per_user`].
     ///
     /// # Errors
     ///

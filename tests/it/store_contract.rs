@@ -59,6 +59,7 @@ suite! {
         refused_sign_in_changes_nothing
         new_session_replaces_another
         oldest_sessions_beyond_the_limit_are_evicted
+        sessions_of_each_kind_are_counted_apart
         only_live_sessions_count_against_the_limit
         rotation_updates_the_whole_row
         rotation_does_not_exceed_the_absolute_expiry

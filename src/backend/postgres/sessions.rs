@@ -219,7 +219,7 @@ async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, Stor
     Ok(done.rows_affected() == 1)
 }
 
-/// Terminates the session that the new one replaces, and the oldest ones beyond the user's limit.
+/// Terminates the session that the new one replaces, and the oldest ones of its kind beyond the user's limit.
 async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
     let now = new.session.created_at;
     let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
@@ -227,7 +227,8 @@ async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Ve
         .bind(now)
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
-        .bind(i64::from(new.max_per_user.saturating_sub(1)));
+        .bind(i64::from(new.max_per_user.saturating_sub(1)))
+        .bind(new.session.kind.as_str());
     let displaced = displaced.fetch_all(&mut *tx).await?;
     let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
     let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
@@ -363,7 +364,7 @@ const INSERT: &str = concat!(
 
 const LIST_BEYOND_LIMIT: &str = "SELECT id FROM myapi.sessions \
     WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
-    AND id <> $3 AND ($4 IS NULL OR id <> $4) \
+    AND id <> $3 AND ($4 IS NULL OR id <> $4) AND kind = $6 \
     ORDER BY created_at DESC, id DESC OFFSET $5";
 
 const ROTATE: &str = advance_sql!("generation = $3 AND rotated_at <= $12");

@@ -254,7 +254,7 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
     Ok(done.rows_affected() == 1)
 }
 
-/// Terminates the session that the new one replaces, and the oldest ones beyond the user's limit.
+/// Terminates the session that the new one replaces, and the oldest ones of its kind beyond the user's limit.
 async fn evict_sessions(
     tx: &mut SqliteConnection,
     new: &NewSession<'_>,
@@ -265,7 +265,8 @@ async fn evict_sessions(
         .bind(micros(now))
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
-        .bind(i64::from(new.max_per_user.saturating_sub(1)));
+        .bind(i64::from(new.max_per_user.saturating_sub(1)))
+        .bind(new.session.kind.as_str());
     let displaced = displaced.fetch_all(&mut *tx).await?;
     let displaced = displaced.into_iter().map(|id| (SessionId(id), EndReason::Displaced));
     let replaced = new.replaces.map(|id| (id, EndReason::LoggedOut));
@@ -438,7 +439,7 @@ const INSERT: &str = concat!(
 
 const LIST_BEYOND_LIMIT: &str = "SELECT id FROM sessions \
     WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
-    AND id <> $3 AND ($4 IS NULL OR id <> $4) \
+    AND id <> $3 AND ($4 IS NULL OR id <> $4) AND kind = $6 \
     ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET $5";
 
 const ROTATE: &str = advance_sql!("generation = $3 AND rotated_at <= $12");

@@ -162,6 +162,24 @@ pub(super) async fn oldest_sessions_beyond_the_limit_are_evicted(stores: &Stores
     assert_eq!(found(stores, newest.id).await.end, None);
 }
 
+/// D15: sign-ins of a client ended the user's session in a browser.
+pub(super) async fn sessions_of_each_kind_are_counted_apart(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let aged = |kind, age: u32| Session { kind, created_at: NOW - age * MINUTE, ..session(&owner) };
+    let browser = known_session(stores, aged(SessionKind::Browser, 3)).await;
+    let client = known_session(stores, aged(SessionKind::Client, 2)).await;
+    let another_client = aged(SessionKind::Client, 1);
+    let asked = NewSession { max_per_user: 1, ..new(&another_client) };
+    let answer = stores.sessions.insert_session(&asked).await.unwrap();
+    assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![client.id] });
+    assert_eq!(found(stores, browser.id).await.end, None);
+    let another_browser = aged(SessionKind::Browser, 0);
+    let asked = NewSession { max_per_user: 1, ..new(&another_browser) };
+    let answer = stores.sessions.insert_session(&asked).await.unwrap();
+    assert_eq!(answer, InsertOutcome::Inserted { terminated: vec![browser.id] });
+    assert_eq!(found(stores, another_client.id).await.end, None);
+}
+
 pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) {
     let owner = user("owner@example.com");
     let older = Session { created_at: NOW - MINUTE, ..session(&owner) };
