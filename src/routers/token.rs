@@ -35,20 +35,47 @@ pub fn router() -> OpenApiRouter<AuthState> {
 }
 
 /// Schema of the form, only for the OpenAPI document: the handler reads it field by field.
-#[derive(utoipa::ToSchema)]
+#[derive(serde::Deserialize, utoipa::ToSchema)]
+#[schema(title = "TokenRequest")]
+#[serde(untagged)]
 #[expect(dead_code, reason = "describes the form")]
-struct TokenRequest {
-    /// `password` (the default) or `refresh_token`.
-    #[schema(example = "password")]
+enum TokenRequest {
+    /// Sign-in with a password.
+    Password(PasswordGrant),
+    /// Refresh of the tokens.
+    Refresh(RefreshGrant),
+}
+
+/// Form of the password grant.
+#[derive(serde::Deserialize, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes the form")]
+struct PasswordGrant {
+    /// `password`, or absent.
+    #[schema(nullable = false, pattern = "^(password)?$", example = "password")]
     grant_type: Option<String>,
-    /// Email address, for `password`.
-    username: Option<String>,
-    /// Password, for `password`.
-    #[schema(format = Password)]
-    password: Option<String>,
-    /// Refresh token, for `refresh_token`.
-    refresh_token: Option<String>,
-    /// Must be absent or empty: no scopes are defined.
+    /// Email address.
+    #[schema(min_length = 1)]
+    username: String,
+    /// Password, at most 1,024 bytes.
+    #[schema(format = Password, min_length = 1, max_length = 256)]
+    password: String,
+    /// Absent or empty: no scopes are defined.
+    #[schema(nullable = false, max_length = 0)]
+    scope: Option<String>,
+}
+
+/// Form of the refresh grant.
+#[derive(serde::Deserialize, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes the form")]
+struct RefreshGrant {
+    /// `refresh_token`.
+    #[schema(pattern = "^refresh_token$", example = "refresh_token")]
+    grant_type: String,
+    /// Refresh token.
+    #[schema(min_length = 1)]
+    refresh_token: String,
+    /// Absent or empty: no scopes are defined.
+    #[schema(nullable = false, max_length = 0)]
     scope: Option<String>,
 }
 
@@ -113,7 +140,6 @@ fn token_response(issued: IssuedSession, now: OffsetDateTime) -> Response {
         expires_in: (expires_at - now).whole_seconds().try_into().unwrap_or(0),
         expires_at: expires_at.unix_timestamp(),
         refresh_token: tokens.refresh_token,
-        scope: "",
     };
     ([(CACHE_CONTROL, "no-store"), (PRAGMA, "no-cache")], Json(body)).into_response()
 }

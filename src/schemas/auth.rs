@@ -13,10 +13,10 @@ use crate::models::user::User;
 #[serde(deny_unknown_fields)]
 pub struct LoginRequest {
     /// Email address, compared without regard to case.
-    #[schema(example = "taro@example.jp")]
+    #[schema(min_length = 1, example = "taro@example.jp")]
     pub email: String,
-    /// Password.
-    #[schema(value_type = String, format = Password)]
+    /// Password, at most 1,024 bytes.
+    #[schema(value_type = String, format = Password, min_length = 1, max_length = 256)]
     pub password: String,
 }
 
@@ -25,10 +25,10 @@ pub struct LoginRequest {
 #[serde(deny_unknown_fields)]
 pub struct RegisterRequest {
     /// Email address.
-    #[schema(example = "taro@example.jp")]
+    #[schema(min_length = 3, max_length = 254, example = "taro@example.jp")]
     pub email: String,
-    /// Password.
-    #[schema(format = Password)]
+    /// Password, at least `login.password_min_length` characters and at most 1,024 bytes.
+    #[schema(format = Password, min_length = 8, max_length = 256)]
     pub password: String,
     /// Display name.
     pub name: Option<String>,
@@ -38,11 +38,11 @@ pub struct RegisterRequest {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangePasswordRequest {
-    /// Current password.
-    #[schema(format = Password)]
+    /// Current password, at most 1,024 bytes.
+    #[schema(format = Password, min_length = 1, max_length = 256)]
     pub current_password: String,
-    /// New password.
-    #[schema(format = Password)]
+    /// New password, at least `login.password_min_length` characters and at most 1,024 bytes.
+    #[schema(format = Password, min_length = 8, max_length = 256)]
     pub new_password: String,
 }
 
@@ -109,9 +109,6 @@ pub struct TokenResponse {
     pub expires_at: i64,
     /// Refresh token, for `grant_type=refresh_token`.
     pub refresh_token: String,
-    /// Always empty: no scopes are defined.
-    #[schema(example = "")]
-    pub scope: &'static str,
 }
 
 /// Error of `POST /token`, with fields for FastAPI's clients (`detail`) and OAuth's (`error`).

@@ -14,13 +14,23 @@ use crate::models::movie::{Movie, MovieDetails, MovieId};
 #[serde(deny_unknown_fields)]
 pub struct MovieRequest {
     /// Title, 1 to 200 characters.
-    #[schema(min_length = 1, max_length = 200, example = "Seven Samurai")]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "Seven Samurai"
+    )]
     pub title: String,
     /// Release year.
     #[schema(minimum = 1870, maximum = 2200, example = 1954)]
     pub year: i32,
     /// Director, 1 to 200 characters.
-    #[schema(min_length = 1, max_length = 200, example = "Akira Kurosawa")]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "Akira Kurosawa"
+    )]
     pub director: String,
     /// Running time in minutes.
     #[schema(minimum = 1, maximum = 10_000, example = 207)]
@@ -105,20 +115,31 @@ pub struct MovieListParams {
     pub limit: u32,
     /// Number of movies to skip.
     #[serde(default)]
-    #[param(minimum = 0, default = 0)]
+    #[param(minimum = 0, maximum = 4_294_967_295_u32, default = 0)]
     pub offset: u32,
     /// Field to sort by: `id`, `title`, `year`, `director`, `runtime_minutes` or `rating`. A leading `-`
     /// sorts in descending order.
     #[serde(default = "MovieListParams::default_sort")]
-    #[param(default = "id", example = "-year")]
+    #[param(
+        pattern = r"^-?(id|title|year|director|runtime_minutes|rating)$",
+        default = "id",
+        example = "-year"
+    )]
     pub sort: String,
     /// Part of the title, compared without regard to case.
-    #[param(max_length = 200)]
+    #[param(
+        max_length = 200,
+        pattern = r"^([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*)?$"
+    )]
     pub title: Option<String>,
     /// Part of the director's name, compared without regard to case.
-    #[param(max_length = 200)]
+    #[param(
+        max_length = 200,
+        pattern = r"^([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*)?$"
+    )]
     pub director: Option<String>,
     /// Release year.
+    #[param(minimum = -2_147_483_648, maximum = 2_147_483_647)]
     pub year: Option<i32>,
 }
 

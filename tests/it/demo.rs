@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::Request;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::app::{DEMO_EMAIL, PASSWORD, TestApp};
 use crate::support::browser::Browser;
@@ -281,6 +281,71 @@ async fn openapi_description_is_complete() {
         let pointer = reference.trim_start_matches('#');
         assert!(openapi.pointer(pointer).is_some(), "{reference} leads nowhere");
     }
+}
+
+/// D18: the description was looser than the program.
+#[tokio::test]
+async fn openapi_description_constrains_what_the_program_refuses() {
+    let openapi = TestApp::demo().await.send(get("/openapi.json")).await.json();
+    for status in ["400", "401", "403", "404", "429", "503"] {
+        let response = &openapi["paths"]["/auth/sessions/{id}"]["delete"]["responses"][status];
+        assert!(response.is_object(), "{status}");
+    }
+    for (path, methods) in openapi["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let responses = &operation["responses"];
+            assert!(method == "get" || responses["403"].is_object(), "{method} {path}");
+            assert!(!path.contains('{') || responses["400"].is_object(), "{method} {path}");
+        }
+    }
+    let parameters = openapi["paths"]["/movies"]["get"]["parameters"].as_array().unwrap();
+    let parameter = |name: &str| {
+        let found = parameters.iter().find(|parameter| parameter["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}"))["schema"].clone()
+    };
+    assert_eq!(parameter("sort")["pattern"], "^-?(id|title|year|director|runtime_minutes|rating)$");
+    for name in ["title", "director"] {
+        assert!(parameter(name)["pattern"].is_string() && parameter(name)["maxLength"] == 200, "{name}");
+    }
+    let session = &openapi["components"]["securitySchemes"]["session"];
+    assert_eq!((&session["in"], &session["name"]), (&json!("cookie"), &json!("__Host-access_token")));
+    let schema = |name: &str| &openapi["components"]["schemas"][name]["properties"];
+    assert!(schema("MovieRequest")["title"]["pattern"].is_string());
+    for (name, field) in [
+        ("LoginRequest", "password"),
+        ("RegisterRequest", "password"),
+        ("ChangePasswordRequest", "current_password"),
+        ("ChangePasswordRequest", "new_password"),
+        ("PasswordGrant", "password"),
+    ] {
+        let password = &schema(name)[field];
+        assert!(
+            password["minLength"].as_u64() >= Some(1) && password["maxLength"] == 256,
+            "{name}: {password}"
+        );
+    }
+    for name in ["PasswordGrant", "RefreshGrant"] {
+        assert_eq!(schema(name)["scope"]["maxLength"], 0);
+        assert_eq!(schema(name)["scope"]["type"], "string");
+    }
+}
+
+/// The dialog Authorize of `/docs` asks for user name and password, as FastAPI's does.
+#[tokio::test]
+async fn openapi_description_has_the_password_flow() {
+    let openapi = TestApp::demo().await.send(get("/openapi.json")).await.json();
+    let scheme = &openapi["components"]["securitySchemes"]["password"];
+    assert_eq!(
+        (&scheme["type"], &scheme["flows"]["password"]["tokenUrl"]),
+        (&json!("oauth2"), &json!("/token"))
+    );
+    let security = openapi["paths"]["/movies"]["get"]["security"].as_array().unwrap();
+    assert!(security.contains(&json!({"password": []})), "{security:?}");
+    let database = db::memory().await.unwrap();
+    let without_token = TestApp::with(database, &[("server.builtin", r#"["auth", "movies", "docs"]"#)]).await;
+    let openapi = without_token.send(get("/openapi.json")).await.json();
+    assert!(openapi["components"]["securitySchemes"].get("password").is_none());
+    assert!(!openapi["paths"].to_string().contains(r#""password":[]"#));
 }
 
 #[tokio::test]
