@@ -52,7 +52,7 @@
 //! | [`routers`], [`schemas`] | the built-in HTTP endpoints and their JSON types |
 //! | [`pages`] | the pages for people |
 //! | [`server`] | the HTTP server: worker threads, connections, TLS |
-//! | [`config`], [`key_store`], [`secret`] | settings, signing keys, secrets in files |
+//! | [`config`], [`database_url`], [`key_store`], [`secret`] | settings, the URL of the database, signing keys, secrets in files |
 //! | [`telemetry`] | log, metrics, traces |
 //! | [`app`] | the composition root: builds the stacks from the configuration |
 //! | [`cli`] | the commands, one file for each |
@@ -88,6 +88,7 @@
 pub mod client_info;
 pub mod client_share;
 pub mod clock;
+mod duration_format;
 #[cfg(feature = "server")]
 mod http2_frames;
 mod http_headers;
@@ -112,6 +113,8 @@ pub mod backend;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod database_url;
 #[cfg(feature = "server")]
 pub mod key_store;
 #[cfg(feature = "server")]

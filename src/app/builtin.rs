@@ -59,6 +59,7 @@ pub(super) fn router(
     demo: Option<Demo>,
 ) -> Router {
     let state = pages.auth.clone();
+    let [access_cookie, _] = state.cookies.names().map(str::to_owned);
     let identified = ServiceBuilder::new()
         // Inside the session layer, so that a panicking handler does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
@@ -98,7 +99,7 @@ pub(super) fn router(
         router = router.merge(pages::with_session(pages).layer(session_optional));
     }
     if server.has(BuiltinRoutes::Docs) {
-        router = router.merge(docs::router(docs::openapi(openapi)));
+        router = router.merge(docs::router(docs::openapi(openapi, &access_cookie)));
     }
     // Applied to the fallbacks too. Headers that a page sets itself take precedence.
     security_headers::for_api(with_fallbacks(router))

@@ -21,6 +21,11 @@ pub(super) trait Database: Send + Sync + 'static {
     /// Applies the pending migrations. Concurrent calls by several processes are safe.
     async fn migrate(&self) -> Result<(), MigrateError>;
 
+    /// Describes an error of the database, with the remedy if there is one.
+    fn describe(&self, error: &sqlx::Error) -> String {
+        error.to_string()
+    }
+
     /// Calls `wake` whenever another process may have terminated sessions.
     ///
     /// Never returns if the database supports notifications, returns at once otherwise.

@@ -4,6 +4,7 @@ mod error;
 mod file;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -13,6 +14,7 @@ pub use self::error::DbError;
 pub use self::file::{check_owner, sqlite_path};
 use super::database::Database;
 use super::instrumented::InstrumentedStore;
+use crate::database_url::{DatabaseUrl, PostgresUrl};
 use crate::services::memory::MemoryStore;
 use crate::services::readiness::Readiness;
 use crate::services::store::{MovieStore, SessionStore, SettingStore, StoreError, UserStore};
@@ -41,10 +43,9 @@ use crate::services::store::{MovieStore, SessionStore, SettingStore, StoreError,
 ///
 /// If the URL has another scheme, or the database cannot be opened.
 pub async fn open(url: &str, options: &DatabaseOptions) -> Result<Stores, DbError> {
-    match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => open_sqlite(url).await,
-        Some("postgres" | "postgresql") => open_postgres(url, options).await,
-        _ => Err(DbError::Scheme),
+    match DatabaseUrl::parse(url).map_err(DbError::Url)? {
+        DatabaseUrl::Sqlite(path) => open_sqlite(&path).await,
+        DatabaseUrl::Postgres(url) => open_postgres(&url, options).await,
     }
 }
 
@@ -66,6 +67,10 @@ pub struct DatabaseOptions {
     /// By default the database's own, or with [`transaction_pooling`](Self::transaction_pooling) none: then
     /// terminations by other replicas are found by polling alone.
     pub listen_url: Option<SecretString>,
+    /// The file that contains the URL of PostgreSQL. It is read anew when the server refuses the password.
+    pub url_file: Option<PathBuf>,
+    /// The file that contains [`listen_url`](Self::listen_url), likewise.
+    pub listen_url_file: Option<PathBuf>,
 }
 
 impl DatabaseOptions {
@@ -78,7 +83,13 @@ impl DatabaseOptions {
 
 impl Default for DatabaseOptions {
     fn default() -> Self {
-        Self { max_connections: 12, transaction_pooling: false, listen_url: None }
+        Self {
+            max_connections: 12,
+            transaction_pooling: false,
+            listen_url: None,
+            url_file: None,
+            listen_url_file: None,
+        }
     }
 }
 
@@ -208,7 +219,11 @@ impl Stores {
         match error {
             // Another process with a newer version has migrated the database in the meantime.
             MigrateError::VersionMissing(found) => newer(&self.database.migrator(), found),
-            error => DbError::Migrate(error),
+            MigrateError::Execute(error) => DbError::Migrate(self.database.describe(&error)),
+            MigrateError::ExecuteMigration(error, number) => {
+                DbError::Migrate(format!("migration {number}: {}", self.database.describe(&error)))
+            }
+            error => DbError::Migrate(error.to_string()),
         }
     }
 }
@@ -235,44 +250,59 @@ impl fmt::Display for PendingMigration {
 }
 
 #[cfg(feature = "sqlite")]
-async fn open_sqlite(url: &str) -> Result<Stores, DbError> {
-    let path = sqlite_path(url).ok_or(DbError::NoFile)?;
-    file::create(&path).map_err(|error| DbError::open(&path, error))?;
-    let store = super::sqlite::SqliteStore::open(&path).await;
-    store.map(Stores::new).map_err(|error| DbError::open(&path, error))
+async fn open_sqlite(path: &Path) -> Result<Stores, DbError> {
+    file::create(path).map_err(|error| DbError::open(path, error))?;
+    let store = super::sqlite::SqliteStore::open(path).await;
+    store.map(Stores::new).map_err(|error| DbError::open(path, error))
 }
 
 #[cfg(not(feature = "sqlite"))]
-async fn open_sqlite(_url: &str) -> Result<Stores, DbError> {
+async fn open_sqlite(_path: &Path) -> Result<Stores, DbError> {
     Err(DbError::NotBuilt("sqlite"))
 }
 
 #[cfg(feature = "postgres")]
-async fn open_postgres(url: &str, options: &DatabaseOptions) -> Result<Stores, DbError> {
-    use sqlx::postgres::PgConnectOptions;
+async fn open_postgres(url: &PostgresUrl, options: &DatabaseOptions) -> Result<Stores, DbError> {
+    use super::postgres::{Address, OpenError, PostgresOptions, PostgresStore};
 
-    use super::postgres::{OpenError, PostgresOptions, PostgresStore};
-
-    let database: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| DbError::Address)?;
-    let name = database.get_database().unwrap_or_default();
-    let place = format!("{}:{}/{name}", database.get_host(), database.get_port());
-    let listen = options.listen_url.as_ref().map(|url| url.expose_secret().parse());
-    let listen = listen.transpose().map_err(|_: sqlx::Error| DbError::ListenAddress)?;
+    let database = Address::new(url, options.url_file.clone()).map_err(DbError::Url)?;
+    let listen = options.listen_url.as_ref().map(|url| listen_address(url, options)).transpose()?;
     let DatabaseOptions { transaction_pooling, max_connections, .. } = *options;
+    let address = database.clone();
+    let place = || {
+        let options = address.options();
+        format!(
+            "{}:{}/{}",
+            options.get_host(),
+            options.get_port(),
+            options.get_database().unwrap_or_default()
+        )
+    };
     let options = PostgresOptions { database, listen, transaction_pooling, max_connections };
     PostgresStore::open(options).await.map(Stores::new).map_err(|error| match error {
-        // The message alone: sqlx adds a line number of the server's source code.
-        OpenError::Connect(sqlx::Error::Database(error)) => {
-            DbError::Open { place, source: error.message().to_owned().into() }
+        OpenError::Connect { message, is_unreachable } => {
+            DbError::Open { place: place(), source: message.into(), is_unreachable }
         }
-        OpenError::Connect(error) => DbError::open(place, error),
-        OpenError::TransactionPooling("database.url") => DbError::TransactionPooling(place),
+        OpenError::TransactionPooling("database.url") => DbError::TransactionPooling(place()),
         OpenError::TransactionPooling(_) => DbError::ListenPooling,
     })
 }
 
+/// Returns the address to listen at.
+#[cfg(feature = "postgres")]
+fn listen_address(
+    url: &SecretString,
+    options: &DatabaseOptions,
+) -> Result<super::postgres::Address, DbError> {
+    use crate::database_url::DatabaseUrlError;
+
+    let url = DatabaseUrl::parse(url.expose_secret()).map_err(DbError::ListenUrl)?;
+    let url = url.as_postgres().ok_or(DbError::ListenUrl(DatabaseUrlError::Postgres))?;
+    super::postgres::Address::new(url, options.listen_url_file.clone()).map_err(DbError::ListenUrl)
+}
+
 #[cfg(not(feature = "postgres"))]
-async fn open_postgres(_url: &str, _options: &DatabaseOptions) -> Result<Stores, DbError> {
+async fn open_postgres(_url: &PostgresUrl, _options: &DatabaseOptions) -> Result<Stores, DbError> {
     Err(DbError::NotBuilt("postgres"))
 }
 

@@ -127,7 +127,27 @@ pub(super) fn count_to_i64(count: u64) -> i64 {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::unavailable(error)
+        match error {
+            sqlx::Error::Database(error) => Self::unavailable(DatabaseError::new(&*error)),
+            error => Self::unavailable(error),
+        }
+    }
+}
+
+/// Error that a database returned: its message and code.
+///
+/// The driver's text for PostgreSQL has a line number of the server's source code instead of the code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message} ({code})")]
+struct DatabaseError {
+    message: String,
+    code: String,
+}
+
+impl DatabaseError {
+    fn new(error: &dyn sqlx::error::DatabaseError) -> Self {
+        let code = error.code().map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
+        Self { message: error.message().to_owned(), code }
     }
 }
 

@@ -1,15 +1,19 @@
 //! Resources that several commands need: database, keys, certificate, log.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
 use super::error::CliError;
-use crate::app::password_settings;
+use super::output;
+use crate::app::{self, password_settings};
 use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
-use crate::clock::{Clock, ContinuedClock};
+use crate::clock::{Clock, ContinuedClock, SystemClock};
 use crate::config::{Config, KeySource};
+use crate::duration_format::format_duration;
 use crate::key_store::{self, KeyFileError};
 use crate::secret::ReadableSecret;
 use crate::server::{Certificate, raise_file_limit};
@@ -39,13 +43,45 @@ pub(super) fn certificate(
 /// Raises the limit on open files, and warns if it is too low: a connection needs one file descriptor, and a
 /// second one while it is proxied.
 pub(super) fn check_file_limit(config: &Config) {
-    let needed = 2 * config.server.limits.connections as u64 + OTHER_FILES;
+    let per_connection = 1 + u64::from(!config.routes.is_empty()) + u64::from(config.verify.is_some());
+    let needed = per_connection * config.server.limits.connections as u64;
     if let Some(limit) = raise_file_limit().filter(|limit| *limit < needed) {
         tracing::warn!(
             limit,
             needed,
             "the limit on open files is too low for server.max_connections: raise it (LimitNOFILE, ulimit -n)"
         );
+    }
+}
+
+/// Checks everything that can be checked without the database: routes, pages, certificate and keys.
+pub(super) fn check(config: &Config) -> Result<(), CliError> {
+    let mut errors = Vec::from_iter(route_errors(config));
+    errors.extend(app::check_pages(config).err().map(CliError::misconfigured));
+    errors.extend(certificate(config, Arc::new(SystemClock)).err());
+    errors.extend(check_keys(config, SystemClock.now()).err());
+    CliError::check_none(errors)
+}
+
+/// Returns the error of each invalid route.
+pub(super) fn route_errors(config: &Config) -> impl Iterator<Item = CliError> {
+    app::check_routes(config).into_iter().map(CliError::misconfigured)
+}
+
+/// Returns the file of a SQLite database that does not exist.
+pub(super) fn missing_file(config: &Config) -> Option<PathBuf> {
+    db::sqlite_path(config.database.url.expose_secret()).filter(|file| !file.exists())
+}
+
+/// Opens a database that exists, and migrates its tables. For commands that add nothing to an empty one.
+pub(super) async fn existing_stores(config: &Config) -> Result<Stores, CliError> {
+    match missing_file(config) {
+        None => stores(config).await,
+        Some(file) => Err(CliError::Refused(format!(
+            "the database {} does not exist: run the command where the server runs, with its configuration \
+             (database.url, --config)",
+            file.display()
+        ))),
     }
 }
 
@@ -66,9 +102,33 @@ pub(super) async fn open(config: &Config) -> Result<Stores, CliError> {
     let options = DatabaseOptions {
         transaction_pooling: database.transaction_pooling,
         listen_url: database.listen_url.clone(),
+        url_file: database.url_file.clone(),
+        listen_url_file: database.listen_url_file.clone(),
         ..DatabaseOptions::with_max_connections(database.max_connections)
     };
-    Ok(db::open(url, &options).await?)
+    let deadline = Instant::now() + database.wait;
+    let mut is_waiting = false;
+    loop {
+        match db::open(url, &options).await {
+            Err(error) if error.is_unreachable() && Instant::now() < deadline => {
+                if !std::mem::replace(&mut is_waiting, true) {
+                    report_wait(&error, database.wait);
+                }
+                tokio::time::sleep(DATABASE_RETRY_INTERVAL).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// Reports the wait for the database, in the log if there is one.
+fn report_wait(error: &DbError, wait: Duration) {
+    let wait = format_duration(wait);
+    if tracing::dispatcher::has_been_set() {
+        tracing::warn!(%error, wait, "waiting for the database");
+    } else {
+        output::print_warning(&format!("{error}; waiting for {wait}"));
+    }
 }
 
 /// Returns a clock that shows session time, which is the database's time before the first start of a server.
@@ -179,17 +239,15 @@ pub(super) fn check_bearer_algorithm(
     )))
 }
 
-/// Allowance for files other than connections: database, logs, key files.
-const OTHER_FILES: u64 = 100;
+/// Interval between two attempts to reach the database.
+const DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 impl From<DbError> for CliError {
     fn from(error: DbError) -> Self {
         match error {
-            DbError::Scheme
-            | DbError::NoFile
+            DbError::Url(_)
+            | DbError::ListenUrl(_)
             | DbError::NotBuilt(_)
-            | DbError::Address
-            | DbError::ListenAddress
             | DbError::TransactionPooling(_)
             | DbError::ListenPooling => Self::misconfigured(error),
             other => Self::Database(other),

@@ -50,6 +50,9 @@ impl DemoArgs {
             ("server.listen", self.listen.to_string()),
             ("server.builtin", r#"["auth", "token", "movies", "docs"]"#.to_owned()),
             ("admin.listen", "127.0.0.1:0".to_owned()),
+            // Enough for a trial, and below the limit on open files of any machine.
+            ("server.max_connections", "500".to_owned()),
+            ("server.max_connections_per_client", "500".to_owned()),
             ("database.url", database_url(dir)),
             ("tokens.key_dir", dir.join(KEYS).display().to_string()),
             // Short, so that refreshes are easy to watch.

@@ -7,6 +7,7 @@ use std::process::{ExitCode, Termination};
 
 use clap::error::ErrorKind;
 
+use super::plural::counted;
 use crate::backend::db::DbError;
 use crate::config::ConfigError;
 use crate::printable::to_printable;
@@ -44,7 +45,7 @@ impl Termination for ExitStatus {
 #[non_exhaustive]
 pub enum CliError {
     /// A file with lines that cannot be imported.
-    #[error("{}: {} invalid lines, nothing was imported", file.display(), lines.len())]
+    #[error("{}: {}, nothing was imported", file.display(), counted(lines.len(), "invalid line"))]
     BadImport {
         /// The file.
         file: PathBuf,
@@ -54,6 +55,9 @@ pub enum CliError {
     /// An invalid configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Several errors in the configuration.
+    #[error("{}", .0.iter().map(|error| display_chain(error)).collect::<Vec<_>>().join("; "))]
+    Several(Vec<CliError>),
     /// An error of the database.
     #[error(transparent)]
     Database(DbError),
@@ -103,11 +107,27 @@ impl CliError {
         Self::Misconfigured(error.into())
     }
 
+    /// Returns the errors as one, if there is any.
+    ///
+    /// # Errors
+    ///
+    /// [`Several`](Self::Several), or the only one.
+    pub fn check_none(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.pop() {
+            None => Ok(()),
+            Some(only) if errors.is_empty() => Err(only),
+            Some(last) => {
+                errors.push(last);
+                Err(Self::Several(errors))
+            }
+        }
+    }
+
     /// Returns the exit status for this error.
     #[must_use]
     pub fn exit(&self) -> ExitStatus {
         match self {
-            Self::Config(_) | Self::Misconfigured(_) => ExitStatus::Config,
+            Self::Config(_) | Self::Misconfigured(_) | Self::Several(_) => ExitStatus::Config,
             Self::Usage(_) => ExitStatus::Usage,
             // The reader closed the pipe, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
@@ -127,8 +147,19 @@ pub(super) fn report(error: &CliError) -> ExitStatus {
             print_line(&format!("{}, line {}: {}", file.display(), bad.line, bad.reason));
         }
     }
-    print_line(&display_chain(error));
+    for line in lines(error) {
+        print_line(&line);
+    }
     exit
+}
+
+/// Returns the lines that describe an error.
+fn lines(error: &CliError) -> Vec<String> {
+    match error {
+        CliError::Several(errors) => errors.iter().flat_map(lines).collect(),
+        CliError::Config(errors) => errors.all().iter().map(|error| display_chain(error)).collect(),
+        error => vec![display_chain(error)],
+    }
 }
 
 /// Prints an error of argument parsing, or the requested help or version.

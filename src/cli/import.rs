@@ -36,7 +36,7 @@ impl Format {
             Some("csv") => Self::Csv,
             Some("json" | "jsonl" | "ndjson") => Self::JsonLines,
             _ => match without_bom(beginning).trim_ascii_start().first() {
-                Some(b'{') => Self::JsonLines,
+                Some(b'{' | b'[') => Self::JsonLines,
                 _ => Self::Csv,
             },
         }
@@ -97,6 +97,9 @@ impl Import {
             }
             match serde_json::from_slice(text) {
                 Ok(draft) => self.add(number, draft),
+                Err(error) if is_other_layout(text, &error) => {
+                    return self.refuse(number, OTHER_LAYOUT.to_owned());
+                }
                 Err(error) => self.refuse(number, json_reason(&error)),
             }
         }
@@ -138,6 +141,14 @@ impl Import {
         self.bad.push(ImportError { line, reason });
     }
 }
+
+/// Returns `true` for the first line of an array, or of an object that continues on the next line.
+fn is_other_layout(line: &[u8], error: &serde_json::Error) -> bool {
+    line.trim_ascii_start().starts_with(b"[") || line.trim_ascii() == b"{" && error.is_eof()
+}
+
+const OTHER_LAYOUT: &str = "expected one object on each line: convert an array with `jq -c '.[]' FILE`, and objects of \
+    several lines with `jq -c . FILE`";
 
 /// serde's message, with the column, but not the line: it counts that from each line anew.
 fn json_reason(error: &serde_json::Error) -> String {

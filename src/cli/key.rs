@@ -4,7 +4,6 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use clap::Subcommand;
-use secrecy::ExposeSecret;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -15,6 +14,7 @@ use crate::backend::db::{self, Stores};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, KeySource};
+use crate::duration_format::format_duration;
 use crate::key_store::{self, KeyFileError};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, SessionId};
@@ -67,7 +67,7 @@ pub(super) async fn run(command: KeyCommand, config: &Config) -> Result<(), CliE
             let KeyContext { now, last_number } = KeyContext::read(config).await;
             let number = key_store::rotate(dir, algorithm, last_number, now)?;
             record_audit(config, AuditEvent::KeyRotated, number, "key rotate").await;
-            let activation = humantime::format_duration(config.tokens.key_activation);
+            let activation = format_duration(config.tokens.key_activation);
             format!("added key {number} ({}); it signs in {activation}; no session ends", algorithm.as_str())
         }
         KeyCommand::Retire { number } => retire(dir, number, config).await?,
@@ -97,8 +97,7 @@ impl KeyContext {
     }
 
     async fn try_read(config: &Config) -> Result<Self, CliError> {
-        let file = db::sqlite_path(config.database.url.expose_secret());
-        if file.is_some_and(|file| !file.exists()) {
+        if bootstrap::missing_file(config).is_some() {
             return Ok(Self { now: SystemClock.now(), last_number: 0 });
         }
         let stores = bootstrap::open(config).await?;
@@ -120,7 +119,7 @@ async fn retire_secret(number: u8, config: &Config) -> Result<String, CliError> 
     if number != 1 {
         return Err(KeyFileError::Unknown(number).into());
     }
-    let stores = bootstrap::stores(config).await?;
+    let stores = bootstrap::existing_stores(config).await?;
     let retire = async {
         let ended = end_sessions_of(&stores, number).await?;
         key_registry::forget(&*stores.settings, number).await?;

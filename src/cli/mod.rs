@@ -5,7 +5,7 @@
 
 mod args;
 mod bootstrap;
-mod check_config;
+pub mod check_config;
 pub mod demo;
 mod error;
 mod healthcheck;
@@ -15,6 +15,7 @@ mod listeners;
 mod migrate;
 pub mod output;
 pub mod password;
+mod plural;
 mod reload;
 pub mod serve;
 pub mod session;
@@ -58,7 +59,7 @@ pub enum Command {
     Migrate,
     /// Check the configuration
     #[command(after_help = check_config::EXAMPLES)]
-    CheckConfig,
+    CheckConfig(check_config::CheckConfigArgs),
     /// Manage users
     #[command(subcommand, after_help = user::EXAMPLES)]
     User(user::UserCommand),
@@ -87,7 +88,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitS
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
     match cli.command {
-        Command::CheckConfig => check_config::run(&load(cli.config)?),
+        Command::CheckConfig(args) => block_on(check_config::run(args, &load(cli.config)?)),
         Command::Demo(args) => demo::run(&args, cli.config),
         Command::Healthcheck => healthcheck::run(&load(cli.config)?.config),
         Command::Key(command) => block_on(key::run(command, &load(cli.config)?.config)),

@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::error::CliError;
+use super::plural::counted;
 use crate::printable::{is_printable, push_json_escape, to_printable};
 
 /// A row of a list. Its JSON form is that of [`Serialize`].
@@ -60,6 +61,16 @@ pub fn print_warning(text: &str) {
     let _ = writeln!(io::stderr(), "sekisho: warning: {}", to_printable(text));
 }
 
+/// Prints text as it is.
+///
+/// # Errors
+///
+/// Returns [`CliError::Output`] if writing fails.
+pub fn print_bytes(text: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
 /// Prints lines.
 ///
 /// # Errors
@@ -87,8 +98,7 @@ pub fn second(time: OffsetDateTime) -> String {
 pub(super) fn sessions_ended(count: usize) -> String {
     match count {
         0 => "no session ended".to_owned(),
-        1 => "1 session ended".to_owned(),
-        _ => format!("{count} sessions ended"),
+        _ => format!("{} ended", counted(count, "session")),
     }
 }
 

@@ -133,6 +133,7 @@ impl Reloader<'_> {
         let app = self.app.clone();
         let prepared = spawn_blocking(move || {
             let loaded = Config::load(&sources)?;
+            CliError::check_none(bootstrap::route_errors(&loaded.config).collect())?;
             let prepared = app.prepare(&loaded.config).map_err(CliError::misconfigured)?;
             Ok::<_, CliError>((loaded, prepared))
         });
@@ -148,6 +149,7 @@ impl Reloader<'_> {
     /// Checks the routes against the keys and the audience in force.
     fn check(&self, config: &Config) -> Result<(), CliError> {
         bootstrap::check_bearer_algorithm(config, &self.keys.load(), self.clock.now())?;
+        self.check_builtin_paths(config)?;
         let audience = &self.initial_config.tokens.audience;
         match config.routes.iter().find(|route| route.spec.token_audience.as_ref() == Some(audience)) {
             None => Ok(()),
@@ -156,6 +158,23 @@ impl Reloader<'_> {
                 route.path.as_str()
             ))),
         }
+    }
+
+    /// Checks the routes against the built-in paths in force, which change only with a restart.
+    fn check_builtin_paths(&self, config: &Config) -> Result<(), CliError> {
+        let builtin_paths = self.initial_config.server.builtin_paths();
+        let hidden = config.routes.iter().filter_map(|route| {
+            let builtin = builtin_paths.iter().find(|builtin| builtin.matches(route.path.as_str()))?;
+            Some(format!("routes.path = \"{}\" {}: the built-in {builtin} hides it", route.path, route.place))
+        });
+        let hidden: Vec<String> = hidden.collect();
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::misconfigured(format!(
+            "{}: the built-in paths change only with a restart",
+            hidden.join("; ")
+        )))
     }
 
     /// Reloads the certificate from the configured files.

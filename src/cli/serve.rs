@@ -52,6 +52,7 @@ pub(super) fn run(args: &ServeArgs, file: Option<PathBuf>) -> Result<(), CliErro
         // Before the first load, so that no later change is missed.
         let trigger = ReloadTrigger::install(sources)?;
         let loaded = Config::load(&trigger.sources)?;
+        bootstrap::check(&loaded.config)?;
         let log = LogGuard::to_stderr(loaded.config.log.format);
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");

@@ -14,6 +14,7 @@ use super::args::{parse_email, parse_role};
 use super::error::CliError;
 use super::import::{self, Format};
 use super::output::{self, TableRow, sessions_ended};
+use super::plural::counted;
 use super::{bootstrap, password};
 use crate::client_info::ClientInfo;
 use crate::config::Config;
@@ -105,7 +106,10 @@ pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), Cli
         UserCommand::Import { file } => (None, read_import(file)?),
         _ => (None, Vec::new()),
     };
-    let stores = bootstrap::stores(config).await?;
+    let stores = match &command {
+        UserCommand::Create { .. } | UserCommand::Import { .. } => bootstrap::stores(config).await?,
+        _ => bootstrap::existing_stores(config).await?,
+    };
     let users = bootstrap::users(config, &stores).await?;
     let done = perform(command, &users, password, imported).await;
     stores.close().await;
@@ -152,7 +156,7 @@ async fn perform(
         }
         UserCommand::Import { .. } => {
             let imported = users.import(imported).await?;
-            format!("imported {imported} users")
+            format!("imported {}", counted(imported, "user"))
         }
     };
     output::print_lines(&[said])

@@ -52,10 +52,12 @@ impl FromStr for AllowedOrigin {
         if is_app_origin(text) {
             return Ok(Self { text: text.to_owned(), is_app: true });
         }
-        let expected = ParseError(
-            "expected an origin such as https://app.example.com or capacitor://localhost, without a path",
-        );
-        text.parse::<Origin>().map(Self::from).map_err(|_| expected)
+        text.parse::<Origin>().map(Self::from).map_err(|error| {
+            let expected =
+                "expected an origin such as https://app.example.com or capacitor://localhost, without a path";
+            // The error of an international host name has its ASCII form.
+            if text.is_ascii() { ParseError::new(expected) } else { error }
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Errors of the configuration.
 
+use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,7 +45,7 @@ pub enum ConfigError {
         remedy: String,
     },
     /// An environment variable that is not UTF-8.
-    #[error("{name} in the environment is not UTF-8")]
+    #[error("{name} in the environment is not UTF-8{}", secret_remedy(name))]
     NotUtf8 {
         /// The variable.
         name: String,
@@ -56,6 +58,9 @@ pub enum ConfigError {
         /// The source of the value.
         place: ValueSource,
     },
+    /// Several errors, in the order of their lines.
+    #[error("{}", join(.0))]
+    Several(Vec<ConfigError>),
     /// A file that is not valid TOML, or an invalid `.env` file.
     #[error("{path}, line {line}: {problem}", path = path.display())]
     Syntax {
@@ -88,6 +93,55 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Returns the errors that this one consists of.
+    #[must_use]
+    pub fn all(&self) -> &[Self] {
+        match self {
+            Self::Several(errors) => errors,
+            error => std::slice::from_ref(error),
+        }
+    }
+
+    /// Returns the only one of `errors`, or all of them as one, in the order of their lines.
+    pub(super) fn from_list(mut errors: Vec<Self>) -> Self {
+        errors.sort_by_key(Self::line);
+        match errors.pop() {
+            Some(only) if errors.is_empty() => only,
+            last => {
+                errors.extend(last);
+                Self::Several(errors)
+            }
+        }
+    }
+
+    /// Returns the line in a file, if the error has one.
+    fn line(&self) -> Option<usize> {
+        match self {
+            Self::Syntax { line, .. } => Some(*line),
+            Self::Duplicate { second: place, .. }
+            | Self::Invalid { place, .. }
+            | Self::RoutesOutsideFile { place, .. }
+            | Self::UnknownKey { place, .. } => place.line(),
+            Self::Missing { .. } | Self::NotUtf8 { .. } | Self::Several(_) | Self::Unreadable { .. } => None,
+        }
+    }
+}
+
+/// Returns the remedy for a secret that consists of random bytes.
+fn secret_remedy(name: &str) -> &'static str {
+    if name.ends_with("SECRET") { ": encode random bytes, as `openssl rand -base64 32` does" } else { "" }
+}
+
+/// Joins errors and their causes to one line.
+fn join(errors: &[ConfigError]) -> String {
+    let text = |error: &ConfigError| match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    errors.iter().map(text).collect::<Vec<_>>().join("; ")
+}
+
 /// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,6 +168,15 @@ pub enum ValueSource {
     Flag,
 }
 
+impl ValueSource {
+    fn line(&self) -> Option<usize> {
+        match self {
+            Self::File { line, .. } => Some(*line),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -127,9 +190,15 @@ impl fmt::Display for ValueSource {
 }
 
 /// The error of [`FromStr`](std::str::FromStr) for configuration types. The message is what was expected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ParseError(pub(super) &'static str);
+pub struct ParseError(pub(super) Cow<'static, str>);
+
+impl ParseError {
+    pub(super) fn new(expected: impl Into<Cow<'static, str>>) -> Self {
+        Self(expected.into())
+    }
+}
 
 /// Formats `text` between `before` and `after`. Returns the empty string without a text.
 fn optional(before: &str, text: Option<&str>, after: &str) -> String {

@@ -35,6 +35,7 @@ pub const KEYS: &[&str] = &[
     "verify.redirect",
     "database.url",
     "database.url_file",
+    "database.wait",
     "database.max_connections",
     "database.pooling",
     "database.listen_url",
@@ -121,3 +122,6 @@ pub const ROUTE_KEYS: &[&str] = &[
 /// Keys whose value can be a table.
 pub(super) const TABLE_KEYS: &[&str] =
     &["routes.identity", "routes.set_request_headers", "routes.set_response_headers"];
+
+/// Prefix of the environment variables that are configuration.
+pub(super) const ENV_PREFIX: &str = "SEKISHO_";

@@ -78,15 +78,16 @@ impl FromStr for ListenAddr {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let expected = ParseError("expected HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080");
-        let (host, port) = text.rsplit_once(':').ok_or(expected)?;
+        let expected = || ParseError::new("expected HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080");
+        let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
         let digits = port.bytes().all(|b| b.is_ascii_digit());
-        let port = port.parse().ok().filter(|_| digits).ok_or(expected)?;
+        let port = port.parse().ok().filter(|_| digits).ok_or_else(expected)?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(host) => host.parse::<Ipv6Addr>().ok().map(|ip| ip.to_string()),
+            // An IPv4-mapped address is that of an IPv4 listener.
+            Some(host) => host.parse::<Ipv6Addr>().ok().map(|ip| ip.to_canonical().to_string()),
             None => host_name(host),
         };
-        Ok(Self { host: host.ok_or(expected)?, port })
+        Ok(Self { host: host.ok_or_else(expected)?, port })
     }
 }
 
@@ -129,6 +130,9 @@ mod tests {
         }
         assert!("127.0.0.256:80".parse::<ListenAddr>().is_err());
         assert!("a b:80".parse::<ListenAddr>().is_err());
+        // D6: an IPv4-mapped address.
+        assert_eq!(listen("[::ffff:127.0.0.1]:80").to_string(), "127.0.0.1:80");
+        assert!(listen("[::ffff:7f00:1]:80").is_loopback());
         assert!(listen("127.1.2.3:1").is_loopback() && listen("LOCALHOST:1").is_loopback());
         assert!(!listen("0.0.0.0:1").is_loopback() && !listen("localhost.example:1").is_loopback());
     }

@@ -34,10 +34,12 @@
 //!
 //! Tests compare the lists of steps 1, 2 and 4.
 
+mod all_errors;
 mod allowed_origin;
 mod audit;
 mod cookies;
 mod database;
+mod dot_env;
 mod error;
 mod headers;
 mod keys;
@@ -136,32 +138,37 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Returns the first error, with the key, its value unless that is secret, its source, and what is
-    /// expected.
+    /// Returns the error, with the key, its value unless that is secret, its source, and what is expected. Several
+    /// errors are [one](ConfigError::Several).
     pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
-        let RawConfig { settings, routes: tables, file } = sources.read()?;
+        all_errors::collect(sources.read()?, |raw| Self::read(raw, sources))
+    }
+
+    /// Reads the configuration until the first error.
+    fn read(raw: &RawConfig, sources: &Sources) -> Result<LoadedConfig, ConfigError> {
+        let RawConfig { settings, routes: tables, file, .. } = raw;
         settings.deny_unknown(KEYS)?;
-        for table in &tables {
+        for table in tables {
             table.deny_unknown(ROUTE_KEYS)?;
         }
         let mut warnings = Vec::new();
         for (name, correct_name) in sources.misnamed_variables(KEYS) {
             warnings.push(format!("{name} is ignored: did you mean {correct_name}?"));
         }
-        let server = Server::read(&settings, !tables.is_empty(), &mut warnings)?;
-        let admin = Admin::read(&settings, &server)?;
-        let verify = Verify::read(&settings, &server, &admin)?;
-        let database = Database::read(&settings)?;
-        let tokens = Tokens::read(&settings, &mut warnings)?;
+        let server = Server::read(settings, !tables.is_empty(), &mut warnings)?;
+        let admin = Admin::read(settings, &server)?;
+        let verify = Verify::read(settings, &server, &admin)?;
+        let database = Database::read(settings, &mut warnings)?;
+        let tokens = Tokens::read(settings, &mut warnings)?;
         let config = Self {
-            session: Session::read(&settings, &tokens, &mut warnings)?,
-            audit: Audit::read(&settings)?,
-            cookies: Cookies::read(&settings, &server)?,
-            login: Login::read(&settings, &server, &mut warnings)?,
-            pages: pages::read(&settings, &server)?,
-            log: Log::read(&settings)?,
-            otlp: Otlp::read(&settings)?,
-            routes: routes::read_all(&tables, &server, &tokens, &mut warnings)?,
+            session: Session::read(settings, &tokens, &mut warnings)?,
+            audit: Audit::read(settings)?,
+            cookies: Cookies::read(settings, &server)?,
+            login: Login::read(settings, &server, &mut warnings)?,
+            pages: pages::read(settings, &server)?,
+            log: Log::read(settings)?,
+            otlp: Otlp::read(settings)?,
+            routes: routes::read_all(tables, &server, &tokens, &mut warnings)?,
             server,
             admin,
             verify,
@@ -169,7 +176,7 @@ impl Config {
             tokens,
         };
         let allow_readable = config.server.allow_readable_secrets;
-        secret_files::check(&settings, &tables, &config.database, allow_readable, &mut warnings)?;
-        Ok(LoadedConfig { config, warnings, file })
+        secret_files::check(settings, tables, &config.database, allow_readable, &mut warnings)?;
+        Ok(LoadedConfig { config, warnings, file: file.clone() })
     }
 }

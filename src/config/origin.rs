@@ -69,23 +69,30 @@ impl FromStr for Origin {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let expected = ParseError("expected an origin such as https://app.example.com, without a path");
-        let url = Url::parse(text).ok().ok_or(expected)?;
+        let expected =
+            || ParseError::new("expected an origin such as https://app.example.com, without a path");
+        let url = Url::parse(text).ok().ok_or_else(expected)?;
         let is_http = matches!(url.scheme(), "http" | "https");
         let has_path = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
         let has_userinfo = text.contains('@');
-        let is_ascii = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'\\' | b'*'));
+        let is_legal =
+            text.chars().all(|c| !c.is_ascii() || c.is_ascii_graphic() && !matches!(c, '\\' | '*'));
         // The URL parser reads `http:host` and `http:///host` as `http://host`.
         let after_scheme = text.get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
         let has_two_slashes = after_scheme.is_some_and(|rest| !rest.starts_with('/'));
-        if !is_http || has_path || has_userinfo || !is_ascii || !has_two_slashes {
-            return Err(expected);
+        if !is_http || has_path || has_userinfo || !is_legal || !has_two_slashes {
+            return Err(expected());
         }
-        let host = url.host().ok_or(expected)?;
+        let ascii = url.origin().ascii_serialization();
+        if !text.is_ascii() {
+            let problem = format!("expected a host name in ASCII, as browsers send it: write {ascii}");
+            return Err(ParseError::new(problem));
+        }
+        let host = url.host().ok_or_else(expected)?;
         Ok(Self {
-            text: url.origin().ascii_serialization(),
+            text: ascii,
             host: host.to_string(),
-            port: url.port_or_known_default().filter(|port| *port != 0).ok_or(expected)?,
+            port: url.port_or_known_default().filter(|port| *port != 0).ok_or_else(expected)?,
             is_https: url.scheme() == "https",
         })
     }
@@ -100,7 +107,7 @@ impl fmt::Display for Origin {
 /// Returns `true` if `host`, without brackets, is a loopback address or a name below `localhost`.
 pub(super) fn is_loopback(host: &str) -> bool {
     let is_localhost = host == "localhost" || host.ends_with(".localhost");
-    is_localhost || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    is_localhost || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -140,6 +147,20 @@ mod tests {
         ] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
         }
+    }
+
+    /// D8: the message has the form that browsers send.
+    #[test]
+    fn international_host_names_are_refused_with_their_ascii_form() {
+        for (text, ascii) in [
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+            ("http://日本語.jp:8080", "http://xn--wgv71a119e.jp:8080"),
+        ] {
+            let error = text.parse::<Origin>().unwrap_err().to_string();
+            assert!(error.ends_with(&format!("write {ascii}")), "{error}");
+            assert!(ascii.parse::<Origin>().is_ok());
+        }
+        assert!("http://[::ffff:127.0.0.1]:8080".parse::<Origin>().unwrap().is_loopback());
     }
 
     proptest::proptest! {

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::ParseError;
+use crate::proxy::literal_prefix;
 
-/// A path prefix in normal form. It has no trailing slash, except `/` itself.
+/// A path prefix in normal form. It has no trailing slash, except `/` itself: one is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathPrefix(String);
 
@@ -33,13 +34,22 @@ impl FromStr for PathPrefix {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let expected = ParseError(
-            "expected a path such as /api, without a trailing slash, //, dot segments, encoded slashes, a query, or \
-             characters that are invalid in a URL",
-        );
-        let rest = text.strip_prefix('/').ok_or(expected)?;
+        if let Some(prefix) = literal_prefix(text) {
+            let problem = "a path is a prefix, not a pattern";
+            return Err(ParseError::new(format!(
+                "{problem}: write {prefix}, which matches all paths below it too"
+            )));
+        }
+        let expected = || {
+            ParseError::new(
+                "expected a path such as /api, without //, dot segments, encoded slashes, or characters that are \
+                 invalid in a URL",
+            )
+        };
+        let rest = text.strip_prefix('/').ok_or_else(expected)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
         let is_normal = rest.is_empty() || rest.split('/').all(is_normal_segment);
-        is_normal.then(|| Self(text.to_owned())).ok_or(expected)
+        if is_normal && text != "//" { Ok(Self(format!("/{rest}"))) } else { Err(expected()) }
     }
 }
 
@@ -81,8 +91,12 @@ mod tests {
         for good in ["/", "/api", "/api/v1", "/a%20b", "/~u/@x", "/a.b", "/.well-known"] {
             assert_eq!(good.parse::<PathPrefix>().unwrap().as_str(), good);
         }
+        // D1: a trailing slash makes no difference.
+        for (text, prefix) in [("/api/", "/api"), ("/api/v1/", "/api/v1")] {
+            assert_eq!(text.parse::<PathPrefix>().unwrap().as_str(), prefix);
+        }
         for bad in [
-            "", "api", "/api/", "//", "/a//b", "/.", "/a/../b", "/a%2fb", "/a%5Cb", "/%2e", "/%00", "/a%",
+            "", "api", "/api//", "//", "/a//b", "/.", "/a/../b", "/a%2fb", "/a%5Cb", "/%2e", "/%00", "/a%",
             "/a%2", "/a%zz", "/a?b", "/a#b", "/a b", "/a\\b", "/{a}", "/ä", "/a\n",
         ] {
             assert!(bad.parse::<PathPrefix>().is_err(), "{bad}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,14 +15,29 @@ use super::error::{ConfigError, ValueSource};
 use super::suggest::nearest;
 use super::toml;
 use super::value::{RawValue, SourcedValue, quoted};
+use crate::duration_format::format_duration;
 use crate::secret;
 
 /// The value in force for each key, not yet parsed.
+#[derive(Clone, Default)]
 pub(super) struct RawSettings(BTreeMap<String, SourcedValue>);
 
 impl RawSettings {
     pub(super) fn new(values: BTreeMap<String, SourcedValue>) -> Self {
         Self(values)
+    }
+
+    /// Sets the value of `key`, or removes it.
+    pub(super) fn set(&mut self, key: &str, value: Option<SourcedValue>) {
+        match value {
+            Some(value) => _ = self.0.insert(key.to_owned(), value),
+            None => _ = self.0.remove(key),
+        }
+    }
+
+    /// Returns the value of `key` with its source.
+    pub(super) fn get(&self, key: &str) -> Option<&SourcedValue> {
+        self.0.get(key)
     }
 
     /// Returns an error for the first key that is not in `known`.
@@ -146,9 +162,8 @@ impl RawSettings {
             (min..=MAX_DURATION).contains(&duration).then_some(duration)
         };
         let expected = || {
-            let min = humantime::format_duration(min);
-            let max = humantime::format_duration(MAX_DURATION);
-            format!("expected a duration such as 90s, 15m or 14d, from {min} to {max}")
+            let min = format_duration(min);
+            format!("expected a duration such as 90s, 15m or 14d, from {min} to 10 years")
         };
         self.convert(key, convert, expected)
     }
@@ -181,7 +196,7 @@ impl RawSettings {
         key: &str,
         parse_item: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<Vec<T>>, ConfigError> {
-        let not_a_list = || self.invalid(key, r#"expected a list of texts such as ["one", "two"]"#);
+        let not_a_list = || self.invalid(key, self.expected_list(key));
         let items = match self.raw(key) {
             None => return Ok(None),
             Some(RawValue::List(items)) => items.clone(),
@@ -216,6 +231,16 @@ impl RawSettings {
         Ok(Some(secret))
     }
 
+    /// Returns what is expected of a list, in the form that its source needs.
+    fn expected_list(&self, key: &str) -> &'static str {
+        match self.place(key) {
+            ValueSource::Environment(_) | ValueSource::DotEnv { .. } => {
+                r#"expected a list of texts, in single quotes in a shell: '["one", "two"]'"#
+            }
+            _ => r#"expected a list of texts such as ["one", "two"]"#,
+        }
+    }
+
     fn convert<'a, T>(
         &'a self,
         key: &str,
@@ -240,7 +265,14 @@ pub(super) fn parse_choice<T: Clone>(text: &str, words: &[(&str, T)]) -> Result<
 /// Reads a secret from the file that `key` names.
 pub(super) fn read_secret(path: PathBuf, key: &str) -> Result<SecretString, ConfigError> {
     let key = Some(key.to_owned());
-    secret::read_file(&path).map_err(|source| ConfigError::Unreadable { path, key, source })
+    secret::read_file(&path).map_err(|source| {
+        let source = if source.kind() == io::ErrorKind::InvalidData {
+            io::Error::new(source.kind(), NOT_TEXT)
+        } else {
+            source
+        };
+        ConfigError::Unreadable { path, key, source }
+    })
 }
 
 /// Returns the first item that equals an earlier one.
@@ -249,5 +281,7 @@ pub(super) fn first_duplicate<T: PartialEq>(items: &[T]) -> Option<&T> {
     Some(item)
 }
 
-/// Ten years, longer than any useful session and far from the end of the calendar.
-const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+const NOT_TEXT: &str = "it is not text in UTF-8: encode random bytes, as `openssl rand -base64 32` does";
+
+/// Ten years as they are parsed, longer than any useful session and far from the end of the calendar.
+const MAX_DURATION: Duration = Duration::from_secs(3_652 * 24 * 60 * 60 + 12 * 60 * 60);

@@ -67,14 +67,11 @@ const RESTART_KEYS: &[RestartKey] = &[
         (Some(a), Some(b)) => a.source == b.source,
         _ => true,
     }),
-    ("database.url", |a, b| a.database.url.expose_secret() == b.database.url.expose_secret()),
+    ("database.url", |a, b| a.database.has_url_of(&b.database)),
+    ("database.wait", |a, b| a.database.wait == b.database.wait),
     ("database.max_connections", |a, b| a.database.max_connections == b.database.max_connections),
     ("database.pooling", |a, b| a.database.transaction_pooling == b.database.transaction_pooling),
-    ("database.listen_url", |a, b| {
-        let listen_url =
-            |config: &Config| config.database.listen_url.as_ref().map(|url| url.expose_secret().to_owned());
-        listen_url(a) == listen_url(b)
-    }),
+    ("database.listen_url", |a, b| a.database.has_listen_url_of(&b.database)),
     ("tokens.algorithm", |a, b| a.tokens.algorithm == b.tokens.algorithm),
     ("tokens.issuer", |a, b| a.tokens.issuer == b.tokens.issuer),
     ("tokens.audience", |a, b| a.tokens.audience == b.tokens.audience),

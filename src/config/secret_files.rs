@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use secrecy::ExposeSecret;
-use url::Url;
 
-use super::database::{Database, DatabaseKind};
+use super::database::Database;
 use super::error::{ConfigError, ValueSource};
 use super::raw::RawSettings;
 use super::value::RawValue;
+use crate::database_url::DatabaseUrl;
 use crate::secret::check_access;
 
 /// Checks all files that contain secrets, except those in `tokens.key_dir`. Adds a warning for each one that other
@@ -63,19 +63,14 @@ impl SecretFiles {
 
     /// Checks the file with the URL, if it has a password, and the private key that the URL of PostgreSQL names.
     fn check_database(&mut self, settings: &RawSettings, database: &Database) -> Result<(), ConfigError> {
-        let Ok(url) = Url::parse(database.url.expose_secret()) else { return Ok(()) };
-        if database.kind != DatabaseKind::Postgres {
-            return Ok(());
-        }
-        let mut has_password = url.password().is_some();
-        for (name, value) in url.query_pairs() {
-            match &*name {
-                "sslkey" | "ssl-key" => self.check(settings, "database.url", Path::new(&*value))?,
-                "password" | "sslpassword" => has_password = true,
-                _ => {}
+        let url = DatabaseUrl::parse(database.url.expose_secret()).ok();
+        let Some(url) = url.as_ref().and_then(DatabaseUrl::as_postgres) else { return Ok(()) };
+        for (name, path) in url.files() {
+            if matches!(name, "sslkey" | "ssl-key") {
+                self.check(settings, "database.url", &path)?;
             }
         }
-        if has_password { self.check_source(settings, "database.url") } else { Ok(()) }
+        if url.has_password() { self.check_source(settings, "database.url") } else { Ok(()) }
     }
 
     /// Checks the files that contain values of headers.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::allowed_origin::AllowedOrigin;
 use super::error::{ConfigError, ParseError};
@@ -169,10 +169,6 @@ impl Server {
         if prefix == "/" {
             return Err(settings.invalid("server.auth_prefix", "expected a path below /, such as /auth"));
         }
-        // The router reads such segments as patterns.
-        if prefix.contains("/:") || prefix.contains("/*") {
-            return Err(settings.invalid("server.auth_prefix", "a segment cannot begin with : or *"));
-        }
         for path in [
             "/.well-known/jwks.json",
             "/.well-known/change-password",
@@ -254,9 +250,20 @@ fn public_origin(
     Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), is_tls)))
 }
 
+/// Parses a network or an address. One of IPv4-mapped addresses becomes the IPv4 network: the addresses of peers are
+/// compared in that form.
 fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    network.ok_or_else(|| "expected a network such as 10.0.0.0/8 or an IP address".to_owned())
+    let network = network.ok_or("expected a network such as 10.0.0.0/8 or an IP address")?;
+    let Some(mapped) = (match network.addr() {
+        IpAddr::V6(address) => address.to_ipv4_mapped(),
+        IpAddr::V4(_) => None,
+    }) else {
+        return Ok(network);
+    };
+    let prefix = network.prefix_len().checked_sub(IPV4_MAPPED_PREFIX);
+    let ipv4 = prefix.and_then(|prefix| Ipv4Net::new(mapped, prefix).ok());
+    ipv4.map(IpNet::V4).ok_or_else(|| format!("expected an IPv4 network, such as {mapped}/32"))
 }
 
 fn conflict(key: &str, other: &ListenAddr) -> String {
@@ -272,6 +279,9 @@ const VERIFY_SOURCES: [(&str, OriginalRequestSource); 3] = [
     ("x-forwarded", OriginalRequestSource::XForwarded),
     ("envoy", OriginalRequestSource::Envoy),
 ];
+
+/// Length of the prefix `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
+const IPV4_MAPPED_PREFIX: u8 = 96;
 
 const REDIRECT: &str = "verify.redirect";
 const ALLOW_READABLE: &str = "server.allow_readable_secrets";

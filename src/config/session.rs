@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::raw::RawSettings;
 use super::tokens::Tokens;
+use crate::duration_format::format_duration;
 use crate::layer::OnStoreLoss;
 
 /// Lifetime and limits of sessions: `[session]`.
@@ -17,7 +18,7 @@ pub struct Session {
     /// Time in which a rotated refresh token is replayed instead of rotated again, from one second to
     /// half of `tokens.access_ttl`.
     pub grace: Duration,
-    /// Maximum number of sessions per user.
+    /// Maximum number of sessions of each kind per user.
     pub max_per_user: u32,
     /// Policy for valid access tokens while the store is unavailable.
     pub on_store_loss: OnStoreLoss,
@@ -49,9 +50,9 @@ impl Session {
     }
 
     fn check_lifetimes(&self, settings: &RawSettings, access_ttl: Duration) -> Result<(), ConfigError> {
-        let access = humantime::format_duration(access_ttl);
+        let access = format_duration(access_ttl);
         if self.grace > access_ttl / 2 {
-            let half = humantime::format_duration(access_ttl / 2);
+            let half = format_duration(access_ttl / 2);
             let problem = format!("expected at most {half}, half of tokens.access_ttl ({access})");
             return Err(settings.invalid("session.grace", problem));
         }
@@ -72,8 +73,10 @@ impl Session {
         if self.keep_ended >= min {
             return Ok(());
         }
-        let min = humantime::format_duration(min);
-        let problem = format!("expected at least {min}, so that the row outlives its access tokens");
+        let min = format_duration(min);
+        let problem = format!(
+            "expected at least {min}, the sum of tokens.access_ttl, tokens.leeway, twice session.grace and a minute"
+        );
         Err(settings.invalid("session.keep_ended", problem))
     }
 
@@ -88,7 +91,7 @@ impl Session {
             warnings.push(format!(
                 "session.grace is below {}: browsers write cookies to disk every 30 s, so after a crash a browser \
                  may present an old token that counts as stolen",
-                humantime::format_duration(RECOMMENDED_MIN_GRACE)
+                format_duration(RECOMMENDED_MIN_GRACE)
             ));
         }
         if self.absolute_ttl < self.idle_ttl {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use ring::digest::{Context, SHA256};
 
+use super::dot_env;
 use super::error::{ConfigError, ValueSource};
+use super::keys::ENV_PREFIX;
 use super::raw::RawSettings;
 use super::toml;
 use super::value::{RawValue, SourcedValue};
@@ -62,42 +64,47 @@ impl Sources {
 
     /// Reads all sources, in ascending precedence.
     pub(super) fn read(&self) -> Result<RawConfig, ConfigError> {
-        let mut settings = toml::parse(Path::new(""), DEFAULTS, |_| ValueSource::BuiltIn)?.settings;
-        let mut routes = Vec::new();
-        let file = self.find_file()?;
-        if let Some((path, text)) = &file {
+        let defaults = toml::parse(Path::new(""), DEFAULTS, |_| ValueSource::BuiltIn).settings;
+        let mut settings = defaults.clone();
+        let mut raw = RawConfig::default();
+        if let Some((path, text)) = self.find_file()? {
             let place: Arc<Path> = path.as_path().into();
-            let parsed = toml::parse(path, text, |line| ValueSource::File { path: place.clone(), line })?;
+            let parsed = toml::parse(&path, &text, |line| ValueSource::File { path: place.clone(), line });
             settings.extend(parsed.settings);
-            routes = parsed.routes;
+            raw.routes = parsed.routes.into_iter().map(RawSettings::new).collect();
+            raw.errors = parsed.errors;
+            raw.unreadable_keys = parsed.unreadable_keys;
+            raw.file = Some(path);
         }
-        settings.extend(self.dot_env()?);
+        settings.extend(self.dot_env(&mut raw.errors)?);
         let environment = self.env.iter().map(|(name, value)| (name.clone(), value.clone()));
-        settings.extend(variables(environment, ValueSource::Environment)?);
+        settings.extend(variables(environment, ValueSource::Environment, &mut raw.errors));
         for (key, value) in &self.flags {
-            deny_route(key, &ValueSource::Flag)?;
-            let value = RawValue::Untyped(value.clone());
-            settings.insert(key.clone(), SourcedValue { value, place: ValueSource::Flag });
+            match deny_route(key, &ValueSource::Flag) {
+                Ok(()) => {
+                    let value = RawValue::Untyped(value.clone());
+                    settings.insert(key.clone(), SourcedValue { value, place: ValueSource::Flag });
+                }
+                Err(error) => raw.errors.push(error),
+            }
         }
-        Ok(RawConfig {
-            settings: RawSettings::new(settings),
-            routes: routes.into_iter().map(RawSettings::new).collect(),
-            file: file.map(|(path, _)| path),
-        })
+        raw.settings = RawSettings::new(settings);
+        raw.defaults = RawSettings::new(defaults);
+        Ok(raw)
     }
 
     /// Returns a hash of the configuration file, its path, and `.env`, to detect changes. The search for
     /// the file is repeated on each call.
     #[must_use]
     pub fn snapshot(&self) -> ContentHash {
-        let dot_env = self.dir.as_ref().map(|dir| read_if_exists(&dir.join(".env")));
+        let dot_env = self.dir.as_ref().map(|dir| if_exists(dir, fs::read(dir.join(".env"))));
         let mut hash = Context::new(&SHA256);
         let (path, text) = self.find_file().ok().flatten().unwrap_or_default();
         for part in [path.as_os_str().as_encoded_bytes(), text.as_bytes()] {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        hash.update(dot_env.and_then(Result::ok).flatten().unwrap_or_default().as_bytes());
+        hash.update(&dot_env.and_then(Result::ok).flatten().unwrap_or_default());
         let mut digest = [0; 32];
         digest.copy_from_slice(hash.finish().as_ref());
         ContentHash(digest)
@@ -124,24 +131,25 @@ impl Sources {
         }
         let local = self.dir.as_ref().map(|dir| dir.join("sekisho.toml"));
         for path in local.into_iter().chain(self.fallback_file.clone()) {
-            if let Some(text) = read_if_exists(&path)? {
+            if let Some(text) = if_exists(&path, fs::read_to_string(&path))? {
                 return Ok(Some((path, text)));
             }
         }
         Ok(None)
     }
 
-    fn dot_env(&self) -> Result<BTreeMap<String, SourcedValue>, ConfigError> {
+    fn dot_env(&self, errors: &mut Vec<ConfigError>) -> Result<BTreeMap<String, SourcedValue>, ConfigError> {
         let Some(path) = self.dir.as_ref().map(|dir| dir.join(".env")) else { return Ok(BTreeMap::new()) };
         // Python virtual environments are often a directory called `.env`.
         if path.is_dir() {
             return Ok(BTreeMap::new());
         }
-        let Some(text) = read_if_exists(&path)? else { return Ok(BTreeMap::new()) };
-        let pairs: Result<Vec<_>, _> = dotenvy::from_read_iter(text.as_bytes()).collect();
-        let pairs = pairs.map_err(|error| dot_env_error(&path, &text, &error))?;
+        let Some(bytes) = if_exists(&path, fs::read(&path))? else { return Ok(BTreeMap::new()) };
+        let mut file = dot_env::parse(&path, &bytes);
+        errors.append(&mut file.errors);
         let path: Arc<Path> = path.into();
-        variables(pairs.into_iter(), |name| ValueSource::DotEnv { path: path.clone(), name: name.into() })
+        let place = |name: String| ValueSource::DotEnv { path: path.clone(), name: name.into() };
+        Ok(variables(file.variables.into_iter(), place, errors))
     }
 }
 
@@ -150,10 +158,17 @@ impl Sources {
 pub struct ContentHash([u8; 32]);
 
 /// The settings of all sources, not yet parsed.
+#[derive(Default)]
 pub(super) struct RawConfig {
     pub(super) settings: RawSettings,
+    /// The built-in defaults alone.
+    pub(super) defaults: RawSettings,
     pub(super) routes: Vec<RawSettings>,
     pub(super) file: Option<PathBuf>,
+    /// The errors of entries that are missing in all of them.
+    pub(super) errors: Vec<ConfigError>,
+    /// The keys of lines of the file that are no TOML.
+    pub(super) unreadable_keys: Vec<String>,
 }
 
 /// Returns the settings among environment variables.
@@ -163,23 +178,27 @@ pub(super) struct RawConfig {
 fn variables(
     pairs: impl Iterator<Item = (String, String)>,
     place: impl Fn(String) -> ValueSource,
-) -> Result<BTreeMap<String, SourcedValue>, ConfigError> {
+    errors: &mut Vec<ConfigError>,
+) -> BTreeMap<String, SourcedValue> {
     let mut settings = BTreeMap::<String, SourcedValue>::new();
     for (name, value) in pairs {
         let Some(rest) = name.strip_prefix(ENV_PREFIX).filter(|rest| rest.contains("__")) else { continue };
         let key = rest.to_lowercase().replace("__", ".");
         let place = place(name);
-        deny_route(&key, &place)?;
+        if let Err(error) = deny_route(&key, &place) {
+            errors.push(error);
+            continue;
+        }
         let value = SourcedValue { value: RawValue::Untyped(value), place: place.clone() };
         // A variable may stand twice in `.env`; the last one counts. Two spellings are an error.
         match settings.insert(key.clone(), value) {
             Some(previous) if previous.place != place => {
-                return Err(ConfigError::Duplicate { key, first: previous.place, second: place });
+                errors.push(ConfigError::Duplicate { key, first: previous.place, second: place });
             }
             _ => {}
         }
     }
-    Ok(settings)
+    settings
 }
 
 fn deny_route(key: &str, place: &ValueSource) -> Result<(), ConfigError> {
@@ -189,8 +208,9 @@ fn deny_route(key: &str, place: &ValueSource) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn read_if_exists(path: &Path) -> Result<Option<String>, ConfigError> {
-    match fs::read_to_string(path) {
+/// Returns the contents of the file `path`, as they were read, or `None` if there is no such file.
+fn if_exists<T>(path: &Path, contents: io::Result<T>) -> Result<Option<T>, ConfigError> {
+    match contents {
         Ok(text) => Ok(Some(text)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
@@ -202,19 +222,6 @@ fn read_if_exists(path: &Path) -> Result<Option<String>, ConfigError> {
 fn unreadable(path: &Path, source: io::Error) -> ConfigError {
     ConfigError::Unreadable { path: path.to_owned(), key: None, source }
 }
-
-/// Returns the error for a line of `.env`, without its text, which may be a secret.
-fn dot_env_error(path: &Path, text: &str, error: &dotenvy::Error) -> ConfigError {
-    let invalid = match error {
-        dotenvy::Error::LineParse(invalid, _) => invalid.lines().next().unwrap_or_default(),
-        _ => "",
-    };
-    let line = text.lines().position(|line| line.trim() == invalid.trim()).unwrap_or_default() + 1;
-    let problem = "expected NAME=value; values with spaces or # in them need quotes".to_owned();
-    ConfigError::Syntax { path: path.to_owned(), line, problem }
-}
-
-const ENV_PREFIX: &str = "SEKISHO_";
 
 /// The built-in defaults, with every key and its documentation.
 pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ConfigError;
 use super::raw::RawSettings;
+use crate::duration_format::format_duration;
 use crate::services::keys::Algorithm;
 use crate::services::weak_secret::find_weakness;
 
@@ -63,7 +64,7 @@ impl Tokens {
         if tokens.key_activation < RECOMMENDED_MIN_ACTIVATION {
             warnings.push(format!(
                 "tokens.key_activation is below {}: replicas that have not read a new key yet reject its tokens",
-                humantime::format_duration(RECOMMENDED_MIN_ACTIVATION)
+                format_duration(RECOMMENDED_MIN_ACTIVATION)
             ));
         }
         Ok(tokens)

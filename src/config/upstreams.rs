@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::error::ConfigError;
+use super::error::{ConfigError, ParseError};
 use super::origin::Origin;
 use super::pem_files;
 use super::raw::{RawSettings, first_duplicate};
@@ -41,7 +41,10 @@ impl FromStr for UpstreamAddr {
         if UnixSocketAddr::is_meant_by(text) {
             return text.parse().map(Self::Unix).map_err(|error: InvalidUnixSocketAddr| error.to_string());
         }
-        text.parse().map(Self::Http).map_err(|_| EXPECTED_UPSTREAM.to_owned())
+        // The error of an international host name has its ASCII form.
+        text.parse().map(Self::Http).map_err(|error: ParseError| {
+            if text.is_ascii() { EXPECTED_UPSTREAM.to_owned() } else { error.to_string() }
+        })
     }
 }
 
@@ -153,7 +156,7 @@ fn require_https(table: &RawSettings, key: &str, upstreams: &[UpstreamAddr]) -> 
     if upstreams.iter().any(UpstreamAddr::is_https) {
         return Ok(());
     }
-    let problem = "no upstream of the route is https: remove the key or change the upstreams";
+    let problem = "no upstream of the route is https: remove the key or change routes.upstreams";
     Err(table.invalid(key, problem))
 }
 
@@ -162,7 +165,9 @@ fn health_check(table: &RawSettings) -> Result<Option<HealthCheck>, ConfigError>
     let interval = table.duration("routes.health_interval", Duration::from_millis(1))?;
     let Some(text) = table.text(key)? else {
         if interval.is_some() {
-            return Err(table.invalid("routes.health_interval", "it has no effect without health_path"));
+            return Err(
+                table.invalid("routes.health_interval", "it has no effect without routes.health_path")
+            );
         }
         return Ok(None);
     };

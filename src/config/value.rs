@@ -35,6 +35,16 @@ impl RawValue {
         }
     }
 
+    /// Returns `true` if the value is `text`, or contains it as a part.
+    pub(super) fn contains(&self, text: &str) -> bool {
+        match self {
+            Self::Untyped(value) | Self::Text(value) => value == text,
+            Self::List(items) => items.iter().any(|item| item.contains(text)),
+            Self::Table(values) => values.values().any(|value| value.contains(text)),
+            Self::Integer(_) | Self::Boolean(_) | Self::Other(_) => false,
+        }
+    }
+
     /// Returns the value of `key` for an error message; `None` if it may be secret or is a list.
     pub(super) fn display(&self, key: &str) -> Option<String> {
         if SECRET_KEYS.contains(&key) {

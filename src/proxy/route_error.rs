@@ -43,6 +43,16 @@ pub enum RouteError {
         /// Path of the route.
         path: String,
     },
+    /// A path that looks like a pattern.
+    #[error(
+        "route `{path}`: a path is a prefix, not a pattern: write `{prefix}`, which matches all paths below it too"
+    )]
+    Pattern {
+        /// Path of the route.
+        path: String,
+        /// The prefix to write instead.
+        prefix: String,
+    },
     /// Two routes with the same path.
     #[error("route `{path}` is defined twice; list all its upstreams in one route")]
     Duplicate {
@@ -76,6 +86,7 @@ impl RouteError {
             | Self::Method { path, .. }
             | Self::Path { path, .. }
             | Self::PathExtras { path }
+            | Self::Pattern { path, .. }
             | Self::Duplicate { path }
             | Self::Upgrade { path, .. }
             | Self::Upstream { path, .. } => path,

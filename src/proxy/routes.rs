@@ -10,6 +10,7 @@ use http_body::Body;
 use super::header_edits::HeaderEdits;
 use super::header_policy::{self, AllowedMethods, RequestHeaderPolicy};
 use super::path::{self, BadPath};
+use super::path_pattern::literal_prefix;
 use super::preflight::is_preflight;
 use super::reserved_headers::ReservedHeaders;
 use super::route_error::RouteError;
@@ -213,6 +214,9 @@ impl Route {
 
 /// Validates and normalizes the path of a route.
 fn normalize_path(path: &str) -> Result<Vec<u8>, RouteError> {
+    if let Some(prefix) = literal_prefix(path) {
+        return Err(RouteError::Pattern { path: path.to_owned(), prefix });
+    }
     path::check(path, false).map_err(|reason| RouteError::Path { path: path.to_owned(), reason })?;
     if path.contains([';', '?', '#']) {
         return Err(RouteError::PathExtras { path: path.to_owned() });
@@ -326,6 +330,7 @@ mod tests {
         assert!(error("api", &["http://a"]).contains("`api`"));
         assert!(error("/a/../b", &["http://a"]).contains("segment"));
         assert!(error("/a;b", &["http://a"]).contains("parameters"));
+        assert!(error("/a/*", &["http://a"]).contains("write `/a`"));
         assert!(error("/a", &[]).contains("empty"));
         for url in ["http://b/c", "http://b?c", "https://b/c"] {
             assert!(error("/a", &[url]).contains("without path"), "{url}");

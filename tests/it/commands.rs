@@ -121,16 +121,10 @@ async fn imported_users_can_sign_in(location: DatabaseLocation) {
     let (deployment, server) = running(location).await;
     let csv = format!("email,hashed_password,name,role\n{BOB},{BCRYPT},Bob,admin\n");
     let file = deployment.write("users.csv", &csv);
-    assert_eq!(
-        deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(),
-        "imported 1 users\n"
-    );
+    assert_eq!(deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 user\n");
     let cid = serde_json::json!({"email": "cid@example.com", "hashed_password": BCRYPT_SHA256});
     let file = deployment.write("users.jsonl", &format!("{cid}\n"));
-    assert_eq!(
-        deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(),
-        "imported 1 users\n"
-    );
+    assert_eq!(deployment.run(&["user", "import", file.to_str().unwrap()]).await.done(), "imported 1 user\n");
     for email in [BOB, "cid@example.com"] {
         let mut browser = SocketBrowser::default();
         assert_eq!(browser.sign_in(server.public, email, IMPORTED_PASSWORD).await.status, 200, "{email}");

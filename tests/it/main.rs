@@ -37,6 +37,7 @@ mod nginx_upstream;
 mod outage;
 mod pages;
 mod pooling;
+mod postgres_errors;
 mod proxy;
 mod proxy_hygiene;
 mod readiness;

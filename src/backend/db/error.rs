@@ -2,28 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use sqlx::migrate::MigrateError;
+use crate::database_url::DatabaseUrlError;
 
 /// Error of opening or migrating a database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
-    /// The URL has an unsupported scheme.
-    #[error("database.url must begin with sqlite:// or postgres://")]
-    Scheme,
-    /// The SQLite URL does not name a plain file.
-    #[error("database.url must name a file, as in sqlite://data/sekisho.db, without ?, # or %")]
-    NoFile,
+    /// The URL cannot be used.
+    #[error("database.url: {0}")]
+    Url(#[source] DatabaseUrlError),
+    /// The URL for notifications cannot be used.
+    #[error("database.listen_url: {0}")]
+    ListenUrl(#[source] DatabaseUrlError),
     /// The program was built without support for the database.
     #[error("database.url: this program was built without the feature {0}")]
     NotBuilt(&'static str),
-    /// The PostgreSQL URL is malformed. The message omits the cause, which may contain the password.
-    #[error("database.url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
-    Address,
-    /// The PostgreSQL URL for notifications is malformed. The message omits the cause, which may contain the
-    /// password.
-    #[error("database.listen_url is not a valid address: postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
-    ListenAddress,
     /// A pooler pools transactions, but the options do not say so.
     #[error(
         "the connection pooler at {0} pools transactions: set database.pooling to \"transaction\", or let the \
@@ -43,6 +36,8 @@ pub enum DbError {
         place: String,
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
+        /// True if the server cannot be reached, or does not accept connections at the moment.
+        is_unreachable: bool,
     },
     /// The file belongs to another user.
     #[error("{path} belongs to {}: run this command as that user, with {}", owner(.uid, .name), remedy(.uid, .name))]
@@ -72,15 +67,22 @@ pub enum DbError {
     Changed(i64),
     /// A migration failed.
     #[error("cannot migrate the database: {0}")]
-    Migrate(#[source] MigrateError),
+    Migrate(String),
 }
 
 impl DbError {
+    /// Returns `true` if the server cannot be reached, or does not accept connections at the moment. It may be starting.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Open { is_unreachable: true, .. })
+    }
+
     pub(super) fn open(
         place: impl AsRef<Path>,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self::Open { place: place.as_ref().display().to_string(), source: Box::new(source) }
+        let place = place.as_ref().display().to_string();
+        Self::Open { place, source: Box::new(source), is_unreachable: false }
     }
 }
 

@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::error::DbError;
+use crate::database_url::DatabaseUrl;
 
 /// Returns the path in a `sqlite:` URL. Returns `None` for other URLs and for one without a plain file.
 #[must_use]
 pub fn sqlite_path(url: &str) -> Option<PathBuf> {
-    let rest = url.strip_prefix("sqlite:")?;
-    let path = rest.strip_prefix("//").unwrap_or(rest);
-    let is_file = !path.is_empty() && !path.starts_with(':') && !path.contains(['?', '#', '%']);
-    is_file.then(|| PathBuf::from(path))
+    DatabaseUrl::parse(url).ok()?.sqlite_file().map(Path::to_owned)
 }
 
 /// Checks that the database file at `path` belongs to the current user.

@@ -14,16 +14,19 @@
 //!
 //! A former primary that still accepts writes under the same name looks like the primary.
 
+use std::fmt;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Executor, FromRow};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor, FromRow};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::address::Address;
 use super::pool::{StatementMode, begin, commit, read_only_error, with_timeout};
+use super::remedy::describe;
 use super::server_changes::ServerChanges;
 use super::statement::PreparedQuery;
 use crate::services::store::{ACQUIRE_TIMEOUT, EndedSince};
@@ -31,7 +34,7 @@ use crate::services::store::{ACQUIRE_TIMEOUT, EndedSince};
 /// The sessions that ended, as the primary knows them.
 #[derive(Debug)]
 pub(super) struct Feed {
-    options: PgConnectOptions,
+    address: Address,
     mode: StatementMode,
     changes: ServerChanges,
     state: Mutex<FeedState>,
@@ -65,6 +68,12 @@ struct ServerIdentity {
     system: i64,
     /// Eight hexadecimal digits.
     timeline: String,
+}
+
+impl fmt::Display for ServerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "system {}, timeline {}", self.system, self.timeline)
+    }
 }
 
 /// A row of the feed: facts about the server, with a session or with nulls.
@@ -102,9 +111,9 @@ impl From<FeedError> for sqlx::Error {
 
 impl Feed {
     /// Creates a feed, which connects on its first use.
-    pub(super) fn new(options: PgConnectOptions, mode: StatementMode, changes: ServerChanges) -> Self {
+    pub(super) fn new(address: Address, mode: StatementMode, changes: ServerChanges) -> Self {
         let state = FeedState { connection: None, primary: None, is_read_only: false, has_identity: true };
-        Self { options, mode, changes, state: Mutex::new(state) }
+        Self { address, mode, changes, state: Mutex::new(state) }
     }
 
     /// Returns the sessions that ended `since`, and the age of the connection at the call: the host name may have moved
@@ -118,8 +127,9 @@ impl Feed {
             Err(error) if state.has_identity && is_unsupported(&error) => {
                 connection = self.connect().await?;
                 let rows = self.query(&mut connection.raw, since, false).await?;
+                let error = describe(&error, &self.address.options());
                 tracing::warn!(
-                    %error,
+                    error,
                     "cannot read the identity of the database server: a failover may go unnoticed"
                 );
                 state.has_identity = false;
@@ -154,7 +164,7 @@ impl Feed {
 
     async fn connect(&self) -> Result<FeedConnection, sqlx::Error> {
         let opened_at = Instant::now();
-        let raw = with_timeout(ACQUIRE_TIMEOUT, self.options.connect()).await?;
+        let raw = with_timeout(ACQUIRE_TIMEOUT, self.address.connect()).await?;
         Ok(FeedConnection { raw, opened_at })
     }
 
@@ -212,7 +222,7 @@ impl FeedState {
             let (found, known) = (found.timeline.clone(), known.timeline.clone());
             return Err(FeedError::FormerPrimary { found, known });
         }
-        tracing::warn!(former = ?known, ?found, "database server changed");
+        tracing::warn!(former = %known, %found, "database server changed");
         *primary = Primary { identity: found.clone(), seen_at };
         Err(FeedError::ServerChanged)
     }

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use sqlx::migrate::{AppliedMigration, MigrateError, Migration, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
 
+use super::address::Address;
 use super::pool::Pool;
 
 /// Returns the migrations already applied.
@@ -26,8 +27,8 @@ pub(super) async fn applied(pool: &Pool) -> Result<Vec<AppliedMigration>, Migrat
 
 /// Applies the pending migrations in one transaction. It has no timeout, since the creation of an index may
 /// take long.
-pub(super) async fn run(options: &PgConnectOptions, migrator: &Migrator) -> Result<(), MigrateError> {
-    let mut connection = options.connect().await?;
+pub(super) async fn run(address: &Address, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut connection = address.connect().await?;
     // If a migration fails, the connection is dropped, which rolls all of them back.
     connection.execute(BEGIN).await?;
     create_table(&mut connection).await?;

@@ -25,6 +25,7 @@
 //! Statements run under READ COMMITTED. Transactions that take several locks take the user's before
 //! those of sessions, and those of sessions in the order of their ids, so that they cannot deadlock.
 
+mod address;
 mod audit;
 mod feed;
 mod migrations;
@@ -32,6 +33,7 @@ mod movies;
 mod notify;
 mod pool;
 mod pooler;
+mod remedy;
 mod server_changes;
 mod sessions;
 mod settings;
@@ -43,13 +45,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Executor, Postgres, Row};
+use sqlx::{Connection, Executor, Postgres, Row};
 use tokio::time::timeout;
 
+pub use self::address::Address;
 use self::feed::Feed;
 use self::pool::{Pool, StatementMode};
+use self::remedy::{describe, is_unreachable};
 use self::server_changes::ServerChanges;
 use super::database::{Database, WakeFn};
 use crate::services::store::StoreError;
@@ -61,7 +65,7 @@ pub struct PostgresStore {
     relaxed: Pool,
     feed: Arc<Feed>,
     /// The address to listen at for notifications. `None` if that is impossible behind a pooler.
-    listen_options: Option<PgConnectOptions>,
+    listen_address: Option<Address>,
     changes: ServerChanges,
 }
 
@@ -69,9 +73,9 @@ pub struct PostgresStore {
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     /// The database.
-    pub database: PgConnectOptions,
+    pub database: Address,
     /// The address to listen at for notifications, if it is another one.
-    pub listen: Option<PgConnectOptions>,
+    pub listen: Option<Address>,
     /// True if a pooler assigns a server connection for each transaction.
     pub transaction_pooling: bool,
     /// Maximum number of connections.
@@ -82,14 +86,19 @@ pub struct PostgresOptions {
 #[derive(Debug)]
 pub enum OpenError {
     /// No connection can be established.
-    Connect(sqlx::Error),
+    Connect {
+        /// Description of the cause, with the remedy.
+        message: String,
+        /// True if the server cannot be reached, or does not accept connections at the moment.
+        is_unreachable: bool,
+    },
     /// The pooler at the address of this key pools transactions, unexpectedly.
     TransactionPooling(&'static str),
 }
 
-impl From<sqlx::Error> for OpenError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Connect(error)
+impl OpenError {
+    fn connect(error: &sqlx::Error, address: &Address) -> Self {
+        Self::Connect { message: describe(error, &address.options()), is_unreachable: is_unreachable(error) }
     }
 }
 
@@ -103,17 +112,18 @@ impl PostgresStore {
     ///
     /// If no connection can be established, or if a pooler pools transactions where it must not.
     pub async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
-        let database = connect_options(options.database, options.transaction_pooling);
+        let database = connect_address(options.database, options.transaction_pooling);
         // Outside a pool, which would retry and report a timeout instead of the cause.
-        let mut first = connect(&database).await?;
-        if !options.transaction_pooling && pools_transactions(&mut first, &database).await? {
+        let failed = |error| OpenError::connect(&error, &database);
+        let mut first = connect(&database).await.map_err(failed)?;
+        if !options.transaction_pooling && pools_transactions(&mut first, &database).await.map_err(failed)? {
             return Err(OpenError::TransactionPooling("database.url"));
         }
-        let mode = statement_mode(&mut first, options.transaction_pooling).await?;
-        first.close().await?;
-        let listen = options.listen.map(|listen| connect_options(listen, false));
+        let mode = statement_mode(&mut first, options.transaction_pooling).await.map_err(failed)?;
+        first.close().await.map_err(failed)?;
+        let listen = options.listen.map(|listen| connect_address(listen, false));
         if let Some(listen) = &listen {
-            check_listen_options(listen).await?;
+            check_listen_address(listen).await?;
         }
         let relaxed = (options.max_connections / 2).max(1);
         let durable = options.max_connections.saturating_sub(relaxed).max(1);
@@ -125,7 +135,7 @@ impl PostgresStore {
             pool: pool(durable, Duration::ZERO),
             relaxed: pool(relaxed, IDLE_TRUST),
             feed: Arc::new(Feed::new(database.clone(), mode, changes.clone())),
-            listen_options: listen.or_else(|| (!options.transaction_pooling).then(|| database.clone())),
+            listen_address: listen.or_else(|| (!options.transaction_pooling).then(|| database.clone())),
             changes: changes.clone(),
         })
     }
@@ -142,35 +152,36 @@ impl PostgresStore {
     }
 }
 
-/// Returns the options of all connections. Connection poolers may refuse the start-up parameter
+/// Returns the address of all connections. Connection poolers may refuse the start-up parameter
 /// `extra_float_digits`, which sqlx sets by default, and track the others.
-fn connect_options(options: PgConnectOptions, transaction_pooling: bool) -> PgConnectOptions {
-    let options = options.application_name("sekisho").extra_float_digits(None);
-    if transaction_pooling { options.statement_cache_capacity(0) } else { options }
+fn connect_address(address: Address, transaction_pooling: bool) -> Address {
+    address.with_options(|options| {
+        let options = options.application_name("sekisho").extra_float_digits(None);
+        if transaction_pooling { options.statement_cache_capacity(0) } else { options }
+    })
 }
 
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+async fn connect(address: &Address) -> Result<PgConnection, sqlx::Error> {
+    timeout(CONNECT_TIMEOUT, address.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
-async fn pools_transactions(
-    connection: &mut PgConnection,
-    options: &PgConnectOptions,
-) -> Result<bool, sqlx::Error> {
-    pool::with_timeout(CONNECT_TIMEOUT, pooler::pools_transactions(connection, options)).await
+async fn pools_transactions(connection: &mut PgConnection, address: &Address) -> Result<bool, sqlx::Error> {
+    pool::with_timeout(CONNECT_TIMEOUT, pooler::pools_transactions(connection, address)).await
 }
 
 /// Checks the address to listen at. A server that is unreachable now may be reachable later: without
 /// notifications, polling finds terminations.
-async fn check_listen_options(options: &PgConnectOptions) -> Result<(), OpenError> {
-    match connect(options).await {
+async fn check_listen_address(address: &Address) -> Result<(), OpenError> {
+    match connect(address).await {
         Ok(mut connection) => {
-            let is_pooled = pools_transactions(&mut connection, options).await?;
-            connection.close().await?;
+            let failed = |error| OpenError::connect(&error, address);
+            let is_pooled = pools_transactions(&mut connection, address).await.map_err(failed)?;
+            connection.close().await.map_err(failed)?;
             if is_pooled { Err(OpenError::TransactionPooling("database.listen_url")) } else { Ok(()) }
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot connect to database.listen_url");
+            let error = describe(&error, &address.options());
+            tracing::warn!(error, "cannot connect to database.listen_url");
             Ok(())
         }
     }
@@ -204,12 +215,16 @@ impl Database for PostgresStore {
     }
 
     async fn migrate(&self) -> Result<(), MigrateError> {
-        migrations::run(self.pool.options(), &self.migrator()).await
+        migrations::run(self.pool.address(), &self.migrator()).await
+    }
+
+    fn describe(&self, error: &sqlx::Error) -> String {
+        describe(error, &self.pool.address().options())
     }
 
     async fn listen_for_revocations(&self, wake: WakeFn) {
-        if let Some(options) = &self.listen_options {
-            notify::run_listener(options, &self.changes, wake).await;
+        if let Some(address) = &self.listen_address {
+            notify::run_listener(address, &self.changes, wake).await;
         }
     }
 
@@ -246,12 +261,12 @@ async fn with_write_timeout<T>(
 /// Converts the error of a failed insert. A violated constraint becomes [`StoreError::Conflict`].
 fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
     match error.as_database_error() {
-        Some(cause) if !cause.is_unique_violation() => StoreError::unavailable(error),
+        Some(cause) if !cause.is_unique_violation() => error.into(),
         Some(cause) if cause.constraint().is_some_and(|name| name.ends_with("_pkey")) => {
             StoreError::Conflict("id")
         }
         Some(_) => StoreError::Conflict(unique),
-        None => StoreError::unavailable(error),
+        None => error.into(),
     }
 }
 

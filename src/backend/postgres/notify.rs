@@ -8,10 +8,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::Executor;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::{Instant, timeout};
 
+use super::address::Address;
 use super::pool::{Pool, with_timeout};
+use super::remedy::describe;
 use super::server_changes::ServerChanges;
 use crate::services::store::ACQUIRE_TIMEOUT;
 
@@ -27,7 +29,8 @@ pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
     match timeout(NOTIFY_TIMEOUT, query.execute(pool)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::debug!(%error, "revocation notification failed");
+            let error = describe(&error, &pool.address().options());
+            tracing::debug!(error, "revocation notification failed");
         }
         Err(_) => tracing::debug!("revocation notification timed out"),
     }
@@ -36,24 +39,21 @@ pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
 /// Calls `wake` on every notification, and whenever notifications may have been missed. Never returns.
 ///
 /// Connects anew after one of `changes`: a former primary sends no notifications.
-pub(super) async fn run_listener(
-    options: &PgConnectOptions,
-    changes: &ServerChanges,
-    wake: impl Fn() + Send + Sync,
-) {
+pub(super) async fn run_listener(address: &Address, changes: &ServerChanges, wake: impl Fn() + Send + Sync) {
     let mut pause = MIN_PAUSE;
     loop {
         let started = Instant::now();
         let count = changes.count();
         let failed = tokio::select! {
-            Err(error) = listen(options, &wake) => Some(error),
+            Err(error) = listen(address, &wake) => Some(error),
             () = changes.more_than(count) => None,
         };
         if failed.is_none() || started.elapsed() > MAX_PAUSE {
             pause = MIN_PAUSE;
         }
         if let Some(error) = failed {
-            log_failure(&error, pause);
+            address.renew_after(&error).await;
+            log_failure(&describe(&error, &address.options()), pause);
         }
         // A server that changes all the time must not be connected to all the time.
         tokio::time::sleep(MIN_PAUSE).await;
@@ -63,8 +63,8 @@ pub(super) async fn run_listener(
 }
 
 /// Calls `wake` on every notification until the connection fails.
-async fn listen(options: &PgConnectOptions, wake: impl Fn()) -> Result<Infallible, sqlx::Error> {
-    let mut listener = connect(options).await?;
+async fn listen(address: &Address, wake: impl Fn()) -> Result<Infallible, sqlx::Error> {
+    let mut listener = connect(address).await?;
     wake();
     loop {
         let Ok(received) = timeout(KEEPALIVE_INTERVAL, listener.try_recv()).await else {
@@ -82,14 +82,14 @@ async fn listen(options: &PgConnectOptions, wake: impl Fn()) -> Result<Infallibl
     }
 }
 
-async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+async fn connect(address: &Address) -> Result<PgListener, sqlx::Error> {
     // A pool of one connection, with which the listener reconnects.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(options.clone());
+        .connect_lazy_with(address.options());
     let mut listener = PgListener::connect_with(&pool).await?;
     with_timeout(ACQUIRE_TIMEOUT, listener.listen(CHANNEL)).await?;
     tracing::debug!("listening for revocation notifications");
@@ -98,8 +98,7 @@ async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> 
 
 /// Logs the first failure of a series as a warning and the others at debug level. Polling still finds
 /// revocations, only later.
-fn log_failure(error: &sqlx::Error, pause: Duration) {
-    let error: &dyn std::error::Error = error;
+fn log_failure(error: &str, pause: Duration) {
     if pause == MIN_PAUSE {
         tracing::warn!(error, "revocation listener failed, polling only");
     } else {

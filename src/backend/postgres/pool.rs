@@ -23,11 +23,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{ConnectOptions, Connection, Describe, Either, Execute, Executor, Postgres, Row, SqlStr};
+use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Connection, Describe, Either, Execute, Executor, Postgres, Row, SqlStr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::address::Address;
 use super::server_changes::ServerChanges;
 use super::statement::PreparedQuery;
 use crate::services::store::ACQUIRE_TIMEOUT;
@@ -42,7 +43,7 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    options: PgConnectOptions,
+    address: Address,
     mode: StatementMode,
     idle_trust: Duration,
     max_connections: u32,
@@ -100,7 +101,7 @@ impl Pool {
     /// A connection idle for less than `idle_trust` is used without a ping; if it is broken, the caller gets
     /// an error. After one of `changes` all connections are replaced.
     pub(super) fn new(
-        options: PgConnectOptions,
+        address: Address,
         mode: StatementMode,
         max_connections: u32,
         idle_trust: Duration,
@@ -109,13 +110,13 @@ impl Pool {
         let permits = Arc::new(Semaphore::new(max_connections as usize));
         let idle = Mutex::default();
         Self {
-            shared: Arc::new(Shared { options, mode, idle_trust, max_connections, permits, changes, idle }),
+            shared: Arc::new(Shared { address, mode, idle_trust, max_connections, permits, changes, idle }),
         }
     }
 
-    /// Returns the connect options.
-    pub(super) fn options(&self) -> &PgConnectOptions {
-        &self.shared.options
+    /// Returns the address of the database.
+    pub(super) fn address(&self) -> &Address {
+        &self.shared.address
     }
 
     /// Begins a transaction on a server that accepts writes, with the settings of [`BEGIN`].
@@ -201,7 +202,7 @@ impl Pool {
     async fn connect(&self) -> Result<AgedConnection, sqlx::Error> {
         // Read first: a connection that is established during a change is suspect.
         let changes = self.shared.changes.count();
-        let raw = self.shared.options.connect().await?;
+        let raw = self.shared.address.connect().await?;
         Ok(AgedConnection { raw, created_at: Instant::now(), changes })
     }
 

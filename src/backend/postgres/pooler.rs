@@ -4,8 +4,10 @@
 //! be compared with `pg_backend_pid()`. The process ids of two open connections decide instead: without a
 //! pooler and behind one that pools sessions, each connection keeps a process of its own.
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Executor, Row};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor, Row};
+
+use super::address::Address;
 
 /// The connections of a check, in the order of their use. Uneven, since a pooler may assign two server
 /// connections in turn.
@@ -15,9 +17,9 @@ const ORDER: [usize; 8] = [0, 1, 0, 0, 1, 0, 1, 1];
 /// connections in one. Sets nothing, and prepares no statement.
 pub(super) async fn pools_transactions(
     first: &mut PgConnection,
-    options: &PgConnectOptions,
+    address: &Address,
 ) -> Result<bool, sqlx::Error> {
-    let mut second = options.connect().await?;
+    let mut second = address.connect().await?;
     let mut processes = [None, None];
     for index in ORDER {
         let connection = if index == 0 { &mut *first } else { &mut second };

@@ -181,7 +181,7 @@ fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
     match extended_code(&error) {
         Some(SQLITE_CONSTRAINT_PRIMARYKEY) => StoreError::Conflict("id"),
         Some(SQLITE_CONSTRAINT_UNIQUE) => StoreError::Conflict(unique),
-        _ => StoreError::unavailable(error),
+        _ => error.into(),
     }
 }
 

@@ -40,7 +40,7 @@ impl Import {
                     Ok(known) => columns = Some(known),
                     Err(reason) => return self.refuse(line, reason),
                 },
-                (_, None) => self.refuse(line, "isn't UTF-8".to_owned()),
+                (_, None) => self.refuse(line, "is not UTF-8: save the file as UTF-8".to_owned()),
             }
         }
         if columns.is_none() && self.bad.is_empty() {

@@ -101,7 +101,10 @@ fn a_csv_line_that_is_no_text_is_named() {
     let result = parse(&text[..], Format::Csv, |_| {});
     assert_eq!(
         reasons(result),
-        ["line 2: isn't UTF-8", "line 3: email: expected an e-mail address such as ada@example.com"]
+        [
+            "line 2: is not UTF-8: save the file as UTF-8",
+            "line 3: email: expected an e-mail address such as ada@example.com"
+        ]
     );
 }
 

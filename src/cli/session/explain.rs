@@ -86,12 +86,11 @@ impl SessionReport {
             let seen = agent(session.address.as_deref(), session.user_agent.as_deref());
             let _ = write!(
                 text,
-                "user       {} ({})\nsigned in  {}\nrotated    {}, last {} from {seen}\nreplayed   {}\nstate      {}\n",
+                "user       {} ({})\nsigned in  {}\nrotated    {}\nreplayed   {}\nstate      {}\n",
                 session.email,
                 session.kind,
                 utc(session.created_at),
-                times(self.renewals.unwrap_or_default()),
-                utc(session.last_seen_at),
+                rotations(self.renewals.unwrap_or_default(), session.last_seen_at, &seen),
                 times(self.replays.unwrap_or_default()),
                 state_in_words(session),
             );
@@ -102,6 +101,14 @@ impl SessionReport {
         }
         text.push('\n');
         text
+    }
+}
+
+/// Describes the rotations. The last client of a session without one is that of its sign-in.
+fn rotations(count: u64, last_at: OffsetDateTime, seen: &str) -> String {
+    match count {
+        0 => format!("never; signed in from {seen}"),
+        _ => format!("{}, last {} from {seen}", times(count), utc(last_at)),
     }
 }
 
@@ -320,6 +327,14 @@ mod tests {
              \n\
              Active. Each refresh extends it, at most until 2026-05-27 12:00:00 UTC.\n\n"
         );
+    }
+
+    /// D8: "never, last …" contradicted itself.
+    #[test]
+    fn session_without_a_rotation_has_no_last_one() {
+        let session = Session { rotations: 0, ..session() };
+        let text = render(Some(&session), &[]);
+        assert!(text.contains("rotated    never; signed in from 192.0.2.1 (Browser/1.0)\n"), "{text}");
     }
 
     #[test]

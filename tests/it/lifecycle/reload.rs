@@ -139,6 +139,56 @@ async fn restart_keys_are_named_and_the_rest_is_applied() {
     server.stop().await;
 }
 
+/// D14: the log said that the route was in force, but the built-in path hid it.
+#[tokio::test]
+async fn route_below_a_built_in_path_in_force_is_rejected() {
+    let upstream = named_upstream("one").await;
+    // Without routes all groups of built-in paths are enabled, and stay so until a restart.
+    let deployment = new_deployment(&config("", "")).await;
+    let server = deployment.serve().await;
+    let url = upstream.url();
+    for (nth, path) in ["/movies", "/movies/x", "/token", "/docs/", "/openapi.json"].iter().enumerate() {
+        let routes = format!("{}{}", open_route("/", &url), open_route(path, &url));
+        deployment.write("sekisho.toml", &config("", &routes));
+        server.hang_up();
+        server.wait_for_log(REFUSED, nth + 1).await;
+        let log = server.log();
+        let line = log.lines().rfind(|line| line.contains(REFUSED)).unwrap();
+        assert!(line.contains("hides it: the built-in paths change only with a restart"), "{line}");
+        assert_eq!(get(server.public, "/none").await.status, 404, "nothing is in force");
+    }
+    // Nor with another prefix, or without the group, which need a restart too.
+    let moved = config("auth_prefix = '/sign'", &open_route("/auth", &url));
+    let disabled = config("builtin = ['auth']", &open_route("/movies", &url));
+    for (nth, text) in [moved, disabled].iter().enumerate() {
+        deployment.write("sekisho.toml", text);
+        server.hang_up();
+        server.wait_for_log(REFUSED, 6 + nth).await;
+    }
+    deployment.write("sekisho.toml", &config("", &open_route("/", &url)));
+    server.hang_up();
+    server.wait_for_log(IN_FORCE, 1).await;
+    assert_eq!(body(server.public, "/none").await, "one");
+    server.stop().await;
+}
+
+/// D14: all errors of a file are logged at once.
+#[tokio::test]
+async fn all_errors_of_a_reload_are_logged() {
+    let deployment = new_deployment(&config("", "")).await;
+    let server = deployment.serve().await;
+    let routes = "[[routes]]\npath = '/a'\n[[routes]]\npath = '/b/*'\nupstreams = ['http://h']\n";
+    deployment.write("sekisho.toml", &config("lisen = 1\nmax_uri = 'long'", routes));
+    server.hang_up();
+    server.wait_for_log(REFUSED, 1).await;
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(REFUSED)).unwrap();
+    for part in ["server.lisen", "server.max_uri", "routes.upstreams is required", "write /b"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    server.stop().await;
+}
+
 /// Such upstream tokens would pass as access tokens of the gateway.
 #[tokio::test]
 async fn bearer_for_the_gateway_audience_is_rejected() {

@@ -29,6 +29,7 @@ const TABLE: &[Rule] = &[
     rule("identity", &["clock", "models"], WEB),
     rule("client_info", &[], WEB),
     rule("client_share", &[], WEB),
+    rule("duration_format", &[], WEB),
     rule("http_headers", &[], WEB),
     rule("http2_frames", &[], WEB),
     rule("long_lived_streams", &[], WEB),
@@ -46,14 +47,15 @@ const TABLE: &[Rule] = &[
     rule("schemas", &["models"], &["sqlx"]),
     rule("pages", &[], &["axum", "sqlx"]),
     rule("routers", &["clock", "layer", "models", "pages", "schemas", "services"], &["sqlx"]),
-    rule("backend", &["clock", "models", "services"], &["axum"]),
+    rule("backend", &["clock", "database_url", "models", "services"], &["axum"]),
     rule("backend::sqlite", STORE, &["axum"]),
     rule("backend::postgres", STORE, &["axum"]),
     rule(
         "config",
-        &["layer", "pages", "proxy", "routers", "secret", "server", "services", "telemetry"],
+        &["database_url", "layer", "pages", "proxy", "routers", "secret", "server", "services", "telemetry"],
         &["axum", "axum_core", "sqlx"],
     ),
+    rule("database_url", &[], WEB),
     rule("key_store", &["clock", "secret", "services"], &["axum", "sqlx"]),
     rule("secret", &[], &["axum", "sqlx"]),
     rule("server", &["clock", "secret"], &["sqlx"]),
@@ -66,6 +68,7 @@ const TABLE: &[Rule] = &[
             "backend",
             "clock",
             "config",
+            "database_url",
             "key_store",
             "models",
             "secret",
@@ -84,6 +87,7 @@ const TABLE: &[Rule] = &[
 const CORE: &[&str] = &[
     "client_info",
     "client_share",
+    "duration_format",
     "http2_frames",
     "http_headers",
     "identity",
@@ -115,7 +119,8 @@ const SERVICES: &[&str] = &[
     "test_seed",
 ];
 
-const STORE: &[&str] = &["backend::database", "backend::sql", "clock", "models", "services::store"];
+const STORE: &[&str] =
+    &["backend::database", "backend::sql", "clock", "database_url", "models", "secret", "services::store"];
 
 const ALL: &[&str] = &[""];
 

@@ -99,6 +99,11 @@ impl Server {
         self.try_start().unwrap_or_else(|error| panic!("{error}{}", self.log()));
     }
 
+    /// Starts a server that was stopped. Blocks the thread meanwhile.
+    pub(crate) fn start_again(&self) {
+        self.try_start().unwrap_or_else(|error| panic!("{error}{}", self.log()));
+    }
+
     /// Stops the server. Blocks the thread meanwhile.
     pub(crate) fn stop(&self, mode: Stop) {
         let mode = match mode {

@@ -79,6 +79,12 @@ impl TestDeployment {
         self.env.push((name, value.to_owned()));
     }
 
+    /// Removes a configuration key from the environment of processes started from now on.
+    pub(crate) fn unset(&mut self, key: &str) {
+        let name = format!("SEKISHO_{}", key.to_uppercase().replace('.', "__"));
+        self.env.retain(|(set, _)| *set != name);
+    }
+
     /// Sets an environment variable for processes started from now on.
     pub(crate) fn set_env(&mut self, name: &str, value: &str) {
         self.env.push((name.to_owned(), value.to_owned()));
