@@ -6,10 +6,12 @@
 mod args;
 mod bootstrap;
 pub mod check_config;
+pub mod completions;
 pub mod demo;
 mod error;
 mod healthcheck;
 pub mod import;
+mod init;
 pub mod key;
 mod listeners;
 mod migrate;
@@ -27,7 +29,7 @@ pub mod user;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::bootstrap::block_on;
 pub use self::error::{CliError, ExitStatus};
@@ -54,6 +56,9 @@ pub enum Command {
     /// Run a demo gateway with a sample user and movies
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::DemoArgs),
+    /// Write a configuration file for an API and a page
+    #[command(after_help = init::EXAMPLES)]
+    Init,
     /// Create or migrate the database tables
     #[command(after_help = migrate::EXAMPLES)]
     Migrate,
@@ -72,6 +77,9 @@ pub enum Command {
     /// Check whether the running gateway is ready; exit code 0 if so, else 1
     #[command(after_help = healthcheck::EXAMPLES)]
     Healthcheck,
+    /// Print a script for the completion of arguments in a shell
+    #[command(after_help = completions::EXAMPLES)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Parses `args`, which begin with the program name, runs the command and returns its exit status.
@@ -89,8 +97,10 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitS
 fn dispatch(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::CheckConfig(args) => block_on(check_config::run(args, &load(cli.config)?)),
+        Command::Completions(args) => completions::run(args, &mut Cli::command()),
         Command::Demo(args) => demo::run(&args, cli.config),
         Command::Healthcheck => healthcheck::run(&load(cli.config)?.config),
+        Command::Init => init::run(cli.config),
         Command::Key(command) => block_on(key::run(command, &load(cli.config)?.config)),
         Command::Migrate => block_on(migrate::run(&load(cli.config)?.config)),
         Command::Serve(args) => serve::run(&args, cli.config),
@@ -106,6 +116,7 @@ fn load(file: Option<PathBuf>) -> Result<LoadedConfig, CliError> {
 const EXAMPLES: &str = "\
 Examples:
   sekisho demo                                start the demo on http://localhost:8080
+  sekisho init                                write ./sekisho.toml
   sekisho check-config                        check ./sekisho.toml
   sekisho serve --config /etc/sekisho/sekisho.toml
   sekisho user create --email ada@example.com --role admin
@@ -115,8 +126,6 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 78 invalid configuration.";
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

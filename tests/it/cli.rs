@@ -75,12 +75,14 @@ fn help_lists_every_command() {
     Commands:
       serve         Run the gateway
       demo          Run a demo gateway with a sample user and movies
+      init          Write a configuration file for an API and a page
       migrate       Create or migrate the database tables
       check-config  Check the configuration
       user          Manage users
       session       Manage sessions
       key           Manage signing keys
       healthcheck   Check whether the running gateway is ready; exit code 0 if so, else 1
+      completions   Print a script for the completion of arguments in a shell
       help          Print this message or the help of the given subcommand(s)
 
     Options:
@@ -91,6 +93,7 @@ fn help_lists_every_command() {
 
     Examples:
       sekisho demo                                start the demo on http://localhost:8080
+      sekisho init                                write ./sekisho.toml
       sekisho check-config                        check ./sekisho.toml
       sekisho serve --config /etc/sekisho/sekisho.toml
       sekisho user create --email ada@example.com --role admin
@@ -105,9 +108,11 @@ fn every_command_has_help() {
     for command in [
         "serve",
         "demo",
+        "init",
         "migrate",
         "check-config",
         "healthcheck",
+        "completions",
         "user create",
         "user list",
         "user passwd",
@@ -184,7 +189,7 @@ fn check_config_accepts_a_valid_file() {
     assert_eq!((output.code, output.err.as_str()), (Some(0), ""));
     insta::assert_snapshot!(output.out, @r"
     configuration file: none, using defaults and environment
-    configuration is valid
+    configuration is valid (nothing was connected to: --connect tries the database)
     ");
 
     let fixture = CliFixture::new().file("sekisho.toml", "[session]\ngrace = '30s'");
@@ -193,7 +198,7 @@ fn check_config_accepts_a_valid_file() {
     insta::assert_snapshot!(output.out, @r"
     configuration file: ./sekisho.toml
     warning: session.grace is below 45s: browsers write cookies to disk every 30 s, so after a crash a browser may present an old token that counts as stolen
-    configuration is valid
+    configuration is valid (nothing was connected to: --connect tries the database)
     ");
 }
 
@@ -212,6 +217,200 @@ fn invalid_configuration_exits_with_78_and_one_line() {
     // Line breaks and escape sequences in a value are escaped.
     let fixture = CliFixture::new().file("sekisho.toml", "[server]\nlisten = \"a\\n\\u001b[2J\"");
     assert!(fixture.run(&["check-config"]).fails(78).contains("server.listen = \"a\\n\\u{1b}[2J\""));
+}
+
+/// D14: errors were named one at a time.
+#[test]
+fn each_error_of_the_configuration_has_a_line() {
+    let route = "[[routes]]\nupstreams = ['http://h']\nremove_request_headers = ['Host']\n";
+    let file = format!("{route}path = '/a'\n{route}path = '/b'\n[pages]\nlogo = '/nonexistent.svg'\n");
+    let fixture = CliFixture::new().file("sekisho.toml", &file);
+    for command in ["check-config", "serve"] {
+        let output = fixture.run(&[command]);
+        assert_eq!(output.code, Some(78), "{}", output.err);
+        let lines: Vec<_> = output.err.lines().collect();
+        assert_eq!(lines.len(), 3, "{}", output.err);
+        for (line, part) in lines.iter().zip(["line 2: route `/a`", "line 6: route `/b`", "/nonexistent.svg"])
+        {
+            assert!(line.starts_with("sekisho: ") && line.contains(part), "{line}");
+        }
+    }
+    let fixture =
+        CliFixture::new().file("sekisho.toml", "[server]\nlisen = 1\nthreads = 0\n[log]\nformat = 'x'\n");
+    for command in [&["check-config"][..], &["serve"], &["user", "list"]] {
+        let output = fixture.run(command);
+        assert_eq!((output.code, output.err.lines().count()), (Some(78), 3), "{}", output.err);
+    }
+}
+
+/// D5: `check-config` accepted values of `database.url` that `serve` refused.
+#[test]
+fn check_config_and_serve_have_one_parser_of_the_database_url() {
+    for url in [
+        "sqlite://data/x.db?mode=rwc",
+        "sqlite::memory:",
+        "sqlite://a%20b.db",
+        "postgres://ann:hunter2@h/db?sslmode=bogus",
+        "postgres://ann:hunter2@h/db?sslmod=require",
+    ] {
+        let fixture = CliFixture::new().env("SEKISHO_DATABASE__URL", url);
+        let checked = fixture.run(&["check-config"]);
+        let line = checked.fails(78);
+        assert!(line.starts_with("database.url from SEKISHO_DATABASE__URL: "), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
+        assert_eq!(fixture.run(&["serve"]).fails(78), line);
+    }
+}
+
+/// D5: `--connect` tries the database, and changes nothing.
+#[test]
+fn check_config_connects_on_request() {
+    let fixture = CliFixture::new();
+    let checked = fixture.run(&["check-config", "--connect"]);
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""));
+    assert!(checked.out.contains("database: data/sekisho.db does not exist yet"), "{}", checked.out);
+    assert!(!fixture.dir.path().join("data").exists());
+
+    assert_eq!(fixture.run(&["migrate"]).code, Some(0));
+    let checked = fixture.run(&["check-config", "--connect"]);
+    assert!(checked.out.contains("database: connected, its tables are up to date"), "{}", checked.out);
+    assert!(checked.out.ends_with("configuration is valid\n"), "{}", checked.out);
+
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let fixture = CliFixture::new().env("SEKISHO_DATABASE__URL", format!("postgres://ann:hunter2@{free}/db"));
+    assert_eq!(fixture.run(&["check-config"]).code, Some(0));
+    let checked = fixture.run(&["check-config", "--connect"]);
+    let line = checked.fails(1);
+    assert!(line.contains("start PostgreSQL, or check host and port in database.url"), "{line}");
+}
+
+/// D10: a command that only reads created a second, empty database.
+#[test]
+fn commands_that_add_nothing_create_no_database() {
+    let id = "0198c0de-0000-4000-8000-000000000000";
+    let fixture = CliFixture::new();
+    for args in [
+        &["session", "list"][..],
+        &["session", "list", "--ended", "--json"],
+        &["session", "explain", id],
+        &["session", "revoke", "--all"],
+        &["user", "list"],
+        &["user", "role", "ada@example.com", "admin"],
+        &["user", "disable", "ada@example.com"],
+        &["user", "enable", "ada@example.com"],
+        &["user", "delete", "ada@example.com"],
+        &["check-config", "--connect"],
+    ] {
+        let output = fixture.run(args);
+        if args[0] != "check-config" {
+            let line = output.fails(1);
+            assert!(line.starts_with("the database data/sekisho.db does not exist: "), "{args:?}: {line}");
+        }
+        assert!(!fixture.dir.path().join("data").exists(), "{args:?}");
+    }
+}
+
+/// D8: "1 bad lines", and an array without a remedy.
+#[test]
+fn import_errors_say_what_to_write() {
+    let hash = "$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW";
+    let user = format!(r#"{{"email": "ada@example.com", "hashed_password": "{hash}"}}"#);
+    let layout = "line 1: expected one object on each line: convert an array with `jq -c '.[]' FILE`";
+    for (name, text, first, last) in [
+        ("users.json", format!("[{user}]"), layout, "users.json: 1 invalid line, nothing was imported"),
+        (
+            "users.json",
+            format!("[\n{user},\n{user}\n]\n"),
+            layout,
+            "users.json: 1 invalid line, nothing was imported",
+        ),
+        ("users", "[]".to_owned(), layout, "users: 1 invalid line, nothing was imported"),
+        ("users.jsonl", format!("{{\n{}\n", &user[1..]), layout, "1 invalid line"),
+        ("users.csv", "email,hashed_password\na,b\nc,d\n".to_owned(), "line 2: email: ", "2 invalid lines"),
+    ] {
+        let fixture = CliFixture::new().file(name, &text);
+        let output = fixture.run(&["user", "import", name]);
+        assert_eq!(output.code, Some(1));
+        let lines: Vec<_> = output.err.lines().collect();
+        assert!(lines[0].contains(first), "{}", output.err);
+        assert!(lines.last().unwrap().contains(last), "{}", output.err);
+    }
+}
+
+#[test]
+fn init_writes_a_valid_file_and_overwrites_none() {
+    let fixture = CliFixture::new();
+    let written = fixture.run(&["init"]);
+    assert_eq!((written.code, written.err.as_str()), (Some(0), ""));
+    assert!(written.out.contains("sekisho check-config --config sekisho.toml"), "{}", written.out);
+    let text = std::fs::read_to_string(fixture.dir.path().join("sekisho.toml")).unwrap();
+    assert!(text.contains("path = \"/api\"") && text.contains("path = \"/\""), "{text}");
+    let checked = fixture.run(&["check-config"]);
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""));
+    assert!(!checked.out.contains("warning"), "{}", checked.out);
+
+    let fixture = fixture.file("sekisho.toml", "# mine\n");
+    assert!(fixture.run(&["init"]).fails(1).starts_with("sekisho.toml exists already: "));
+    assert_eq!(std::fs::read_to_string(fixture.dir.path().join("sekisho.toml")).unwrap(), "# mine\n");
+    assert_eq!(fixture.run(&["init", "--config", "other.toml"]).code, Some(0));
+    assert_eq!(std::fs::read_to_string(fixture.dir.path().join("other.toml")).unwrap(), text);
+    // A link that leads nowhere.
+    std::os::unix::fs::symlink("elsewhere.toml", fixture.dir.path().join("link.toml")).unwrap();
+    assert_eq!(fixture.run(&["init", "--config", "link.toml"]).code, Some(1));
+    assert!(!fixture.dir.path().join("elsewhere.toml").exists());
+    let line = fixture.run(&["init", "--config", "missing/x.toml"]);
+    assert!(line.fails(1).starts_with("cannot write missing/x.toml: "), "{}", line.err);
+}
+
+#[test]
+fn completions_are_printed_for_each_shell() {
+    let fixture = CliFixture::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = fixture.run(&["completions", shell]);
+        assert_eq!((output.code, output.err.as_str()), (Some(0), ""), "{shell}");
+        assert!(
+            output.out.contains("check-config") && output.out.contains("explain"),
+            "{shell}: {}",
+            output.out
+        );
+    }
+    let output = fixture.run(&["completions", "csh"]);
+    assert!(output.fails(2).contains("bash, elvish, fish, powershell, zsh"), "{}", output.err);
+}
+
+/// D9: the warning appeared at every start.
+#[test]
+fn limit_on_open_files_is_a_warning_only_if_it_is_too_low() {
+    let new = |text: &str| {
+        CliFixture::new()
+            .file("sekisho.toml", text)
+            .env("SEKISHO_SERVER__LISTEN", "127.0.0.1:0")
+            .env("SEKISHO_ADMIN__LISTEN", "127.0.0.1:0")
+    };
+    let limits =
+        "[server]\nmax_connections = 1000\nmax_connections_per_client = 1000\nmax_open_per_client = 1000\n";
+    let route = format!("{limits}[[routes]]\npath = '/'\nupstreams = ['http://h']\n");
+    for (text, files, has_warning) in [
+        (String::new(), 10_000, false),
+        (String::new(), 9_999, true),
+        (limits.to_owned(), 1_000, false),
+        (limits.to_owned(), 999, true),
+        (route.clone(), 2_000, false),
+        (route, 1_999, true),
+    ] {
+        let fixture = new(&text);
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            &format!("ulimit -n {files} && exec \"$0\" serve"),
+            env!("CARGO_BIN_EXE_sekisho"),
+        ]);
+        command.current_dir(fixture.dir.path()).env_clear().stdin(Stdio::null()).stderr(Stdio::piped());
+        command.envs(fixture.env.iter().map(|(name, value)| (*name, value)));
+        let lines = lines_until_serving(command);
+        let warned = lines.iter().any(|line| line.contains("the limit on open files is too low"));
+        assert_eq!(warned, has_warning, "{text} {files}: {lines:?}");
+    }
 }
 
 #[test]
@@ -303,7 +502,13 @@ fn secrets_on_a_read_only_mount_are_accepted() {
 
 /// Returns the output of `serve` until it is ready.
 fn startup_lines(fixture: &CliFixture) -> Vec<String> {
-    let mut serving = fixture.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = fixture.command(&["serve"]);
+    command.stderr(Stdio::piped());
+    lines_until_serving(command)
+}
+
+fn lines_until_serving(mut command: Command) -> Vec<String> {
+    let mut serving = command.spawn().unwrap();
     let mut lines = Vec::new();
     for line in BufReader::new(serving.stderr.take().unwrap()).lines().map(Result::unwrap) {
         let done = line.contains("INFO serving");
