@@ -1,5 +1,6 @@
 //! Address and `User-Agent` of the client that sent a request.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use http::header::USER_AGENT;
@@ -55,6 +56,18 @@ impl ClientInfo {
         let request_id = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
         let request_id = request_id.filter(|id| id.len() <= MAX_REQUEST_ID_LEN).map(str::to_owned);
         Self { request_id, ..Self::new(address, user_agent) }
+    }
+}
+
+/// Shows the address with the user agent in parentheses, as far as they are known.
+impl fmt::Display for ClientInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.address, &self.user_agent) {
+            (Some(address), Some(agent)) => write!(f, "{address} ({agent})"),
+            (Some(address), None) => write!(f, "{address}"),
+            (None, Some(agent)) => write!(f, "({agent})"),
+            (None, None) => f.write_str("an unknown place"),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 
 use super::conditional::ConditionalLayer;
+use super::csrf_log::CsrfLogLayer;
 use crate::config::{AllowedOrigin, PathPrefix};
 use crate::http_headers::{X_REQUEST_ID, list_contains};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
@@ -30,7 +31,7 @@ use crate::server::HttpService;
 pub(super) struct CorsCsrfLayer {
     allowed_origins: Arc<[HeaderValue]>,
     condition: CsrfCondition,
-    csrf: CsrfLayer<RejectionFn>,
+    csrf: LoggedCsrfLayer,
 }
 
 impl CorsCsrfLayer {
@@ -175,14 +176,18 @@ pub(super) fn csrf_layer(
 }
 
 /// Layer of [`csrf_layer`].
-pub(super) type CsrfGuardLayer<P> = ConditionalLayer<CsrfLayer<RejectionFn>, P>;
+pub(super) type CsrfGuardLayer<P> = ConditionalLayer<LoggedCsrfLayer, P>;
 
-fn csrf(trusted_origins: &[&AllowedOrigin]) -> Result<CsrfLayer<RejectionFn>, ConfigError> {
+type LoggedCsrfLayer = CsrfLogLayer<CsrfLayer<RejectionFn>>;
+
+fn csrf(trusted_origins: &[&AllowedOrigin]) -> Result<LoggedCsrfLayer, ConfigError> {
     let mut csrf = CsrfLayer::new();
     for origin in trusted_origins.iter().filter(|origin| !origin.is_app()) {
         csrf = csrf.add_trusted_origin(origin.as_str())?;
     }
-    Ok(csrf.with_rejection_response(reject_cross_site as RejectionFn))
+    let csrf = csrf.with_rejection_response(reject_cross_site as RejectionFn);
+    let trusted_origins: Vec<_> = trusted_origins.iter().map(|origin| origin.as_str()).collect();
+    Ok(CsrfLogLayer::new(csrf, trusted_origins.join(", ").into()))
 }
 
 fn header_value(origin: &AllowedOrigin) -> Option<HeaderValue> {
@@ -224,8 +229,7 @@ impl CsrfCondition {
 /// Builds the response to a cross-site request.
 pub(super) type RejectionFn = fn(ProtectionError) -> Response<Body>;
 
-fn reject_cross_site(error: ProtectionError) -> Response<Body> {
-    tracing::info!(%error, "cross-site request rejected");
+fn reject_cross_site(_: ProtectionError) -> Response<Body> {
     ApiError::CrossSite.into_response()
 }
 

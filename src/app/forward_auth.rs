@@ -156,7 +156,7 @@ async fn restore_original_request(
 ) -> Response {
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip());
     if !peer.is_some_and(|peer| state.trusted_proxies.contains(peer)) {
-        tracing::info!(?peer, "forward auth request from untrusted peer");
+        tracing::info!(peer = peer.map(tracing::field::display), "forward auth request from untrusted peer");
         let detail = "Only the proxies of server.trusted_proxies may send forward auth requests.";
         return ApiError::Forbidden(detail).into_response();
     }

@@ -10,6 +10,7 @@ use super::{App, AppDependencies, AppError};
 use crate::backend::db::Stores;
 use crate::clock::Clock;
 use crate::config::{Config, KeySource};
+use crate::duration_format::{format_duration, format_signed};
 use crate::key_store;
 use crate::server::Certificate;
 use crate::services::key_registry::{self, KeyRegistryError};
@@ -250,7 +251,9 @@ async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: D
             Ok(offset) => {
                 metrics::gauge!("sekisho_clock_offset_seconds").set(offset.as_seconds_f64());
                 if offset.unsigned_abs() > max_offset {
-                    tracing::warn!(%offset, ?max_offset, "clock of this machine differs from the database's");
+                    let offset = format_signed(offset);
+                    let max_offset = format_duration(max_offset);
+                    tracing::warn!(offset, max_offset, "clock of this machine differs from the database's");
                 }
             }
             Err(error) => {

@@ -21,6 +21,7 @@ mod catch_panic;
 mod client_address;
 mod conditional;
 mod cors_csrf;
+mod csrf_log;
 mod dispatcher;
 mod error;
 mod forward_auth;

@@ -21,6 +21,7 @@ use super::reload::Reloader;
 use super::signals::signal_stream;
 use super::systemd;
 use crate::app::App;
+use crate::duration_format::format_duration;
 use crate::server::{self, ServerLimits, WorkerThreads};
 
 /// Counts SIGTERM and SIGINT (Ctrl-C).
@@ -79,7 +80,7 @@ pub(super) async fn serve_until_shutdown(
         let delay = reloader.drain_delay;
         app.begin_shutdown();
         systemd::stopping();
-        tracing::info!(?delay, "shutting down");
+        tracing::info!(delay = format_duration(delay), "shutting down");
         tokio::time::sleep(delay).await;
         drop(close_verify);
         app.streams.close_all();

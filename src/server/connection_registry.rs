@@ -15,6 +15,7 @@ use super::admission::{ConnectionPlace, ConnectionRefused, ThreadAdmission, flus
 use super::connection_state::{CloseMode, ConnectionState, Phase, StateSnapshot};
 use super::http_builders::HttpBuilders;
 use super::limits::ServerLimits;
+use crate::duration_format::format_duration;
 
 /// Registry of the open connections of one worker thread.
 pub(super) struct ConnectionRegistry {
@@ -193,7 +194,11 @@ impl ConnectionRegistry {
         }
         self.request_close(CloseMode::CloseWhenIdle);
         if timeout_at(deadline, self.closed()).await.is_err() {
-            tracing::warn!(timeout = ?drain_timeout, open = self.open(), "drain timed out with requests in flight");
+            tracing::warn!(
+                timeout = format_duration(drain_timeout),
+                open = self.open(),
+                "drain timed out with requests in flight"
+            );
         }
     }
 

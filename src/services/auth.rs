@@ -107,7 +107,7 @@ impl Auth {
         let by = client.clone();
         let caller = replaces.map_or_else(Caller::current, Caller::Session);
         let user = self.authenticate(credentials, &by, caller).await.inspect_err(|error| {
-            tracing::info!(address = ?by.address, %error, session_event = "login_failed", "sign-in failed");
+            tracing::info!(address = by.address.map(tracing::field::display), %error, session_event = "login_failed", "sign-in failed");
         })?;
         let sign_in = SessionRequest {
             user: user.id,
@@ -123,7 +123,7 @@ impl Auth {
                 self.tokens.audit().record_failed_login(Some(user.id), &by);
             }
         })?;
-        tracing::info!(user = %user.id, session = %issued.session.id, address = ?by.address, session_event = "login", "signed in");
+        tracing::info!(user = %user.id, session = %issued.session.id, address = by.address.map(tracing::field::display), session_event = "login", "signed in");
         Ok((user, issued))
     }
 

@@ -322,9 +322,9 @@ impl Attempt<'_> {
     /// Logs both clients, so that an operator can distinguish the owner from the thief.
     fn warn_of_reuse(&self, row: &Session, reuse: Reuse) {
         tracing::warn!(
-            session = %row.id, user = %row.user_id, ?reuse,
+            session = %row.id, user = %row.user_id, reuse = reuse.as_str(),
             presented = self.presented.generation, held = row.generation,
-            presented_by = ?self.client, held_by = ?row.client,
+            presented_by = %self.client, held_by = %row.client,
             session_event = %SessionEvent::ReuseDetected,
             "session terminated: a replaced refresh token was presented"
         );

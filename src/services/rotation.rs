@@ -155,6 +155,18 @@ pub enum Reuse {
     DivergentClient,
 }
 
+impl Reuse {
+    /// Returns the name in log lines.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Superseded => "superseded",
+            Self::SuccessorConfirmed => "successor_confirmed",
+            Self::DivergentClient => "divergent_client",
+        }
+    }
+}
+
 /// Decides what to do with a refresh token, given the session's row as read at `now`.
 ///
 /// The match arms are the rows of the [decision table](self#the-decision-table).

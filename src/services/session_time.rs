@@ -34,9 +34,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::store::{SessionStore, SettingStore, StoreError};
 use crate::clock::{BootClock, Clock, SystemClock, duration_micros, from_micros, micros};
+use crate::duration_format::{format_duration, format_signed};
 
 /// The clock of session time.
 #[derive(Debug)]
@@ -238,7 +240,8 @@ impl<S: Clock> SessionTime<S> {
             clock.raise_set_at(floor.time);
             clock.advance(behind);
             let behind = Duration::from_micros(behind.unsigned_abs());
-            tracing::warn!(?behind, "session time was behind that of the other replicas, and was set ahead");
+            let behind = format_duration(behind);
+            tracing::warn!(behind, "session time was behind that of the other replicas, and was set ahead");
         } else if behind > 0 {
             clock.advance(behind.min(MAX_CORRECTION));
         } else if -behind >= MIN_FLOOR_AGE {
@@ -312,7 +315,8 @@ async fn wait_for_others(settings: &dyn SettingStore, floor: &Floor) -> Result<b
 
 fn log_start<S: Clock>(clock: &SessionClock<S>, reference: i64, is_certain: bool) {
     let ahead = time::Duration::microseconds(clock.now_micros() - reference);
-    tracing::info!(time = %clock.now(), ahead_of_database = %ahead, is_certain, "session time started");
+    let time = clock.now().format(&Rfc3339).unwrap_or_default();
+    tracing::info!(time, ahead_of_database = format_signed(ahead), is_certain, "session time started");
 }
 
 /// Returns an id that changes when the machine is started, or nothing on a system that has none.

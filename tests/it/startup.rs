@@ -5,8 +5,9 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::db::{self, DatabaseLocation};
+use crate::support::http::{post, with};
 use crate::support::process::on_both;
-use crate::support::process::{CommandOutput, TestDeployment, replace_refresh_key};
+use crate::support::process::{CommandOutput, PASSWORD, TestDeployment, replace_refresh_key};
 use crate::support::socket_browser::SocketBrowser;
 
 on_both! {
@@ -227,6 +228,35 @@ async fn unopenable_database_is_named() {
         assert!(line.starts_with(&format!("cannot open the database {named}: ")), "{line}");
         assert!(!ran.err.contains("s3cret"), "{}", ran.err);
     }
+}
+
+/// D8: `address=Some(127.0.0.1)`, `delay=0ns`, and a rejected origin without the expected one.
+#[tokio::test]
+async fn log_lines_are_written_for_people() {
+    let mut deployment = sqlite_deployment().await;
+    deployment.set("server.public_origin", "https://app.example.com");
+    deployment.set("server.allowed_origins", "[\"https://page.example.com\"]");
+    deployment.user("ann@example.com", "user").await;
+    let server = deployment.serve().await;
+    let mut ann = SocketBrowser::default();
+    assert_eq!(ann.sign_in(server.public, "ann@example.com", PASSWORD).await.status, 200);
+    assert_eq!(ann.sign_in(server.public, "ann@example.com", "another password").await.status, 401);
+    let sign_out = with(post("/auth/logout", &serde_json::Value::Null), "origin", "https://evil.example");
+    let response = SocketBrowser::default().send(server.public, sign_out).await.unwrap();
+    response.problem(403, "cross_site");
+    server.terminate();
+    let (_, log) = server.wait_with_log().await;
+    for part in [
+        "signed in",
+        "sign-in failed address=127.0.0.1",
+        "address=127.0.0.1 session_event=login",
+        "cross-site request rejected origin=https://evil.example",
+        "trusted_origins=\"https://page.example.com, https://app.example.com\"",
+        "shutting down delay=0s",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains("Some(") && !log.contains("0ns"), "{log}");
 }
 
 /// On a new database both servers run the migrations, and on SQLite both create keys.
