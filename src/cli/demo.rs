@@ -58,6 +58,10 @@ impl DemoArgs {
             // Short, so that refreshes are easy to watch.
             ("tokens.access_ttl", ACCESS_TTL.to_owned()),
             ("session.grace", GRACE.to_owned()),
+            // Few, so that the common limits on open files are high enough.
+            ("server.max_connections", "1000".to_owned()),
+            // The log shows what happens to sessions, and the address and password above it.
+            ("log.access", "false".to_owned()),
             ("pages.title", "Sekisho".to_owned()),
             ("pages.logo", dir.join(LOGO).display().to_string()),
         ];
@@ -190,7 +194,8 @@ Examples:
 
 The demo prints its address and the sample credentials. Access tokens expire after 20 seconds, so that
 refreshes can be observed. It is not suitable for production. Its data is in data/demo, with a configuration
-file for commands beside it. It reads no configuration except a file given with --config.";
+file for commands beside it. It reads no configuration except a file given with --config. Its log has no
+access entries.";
 
 #[cfg(test)]
 mod tests {
@@ -205,7 +210,7 @@ mod tests {
         ] {
             let args = DemoArgs { listen: listen.parse().unwrap() };
             let config = args.config(Path::new("/tmp/x"), None).unwrap();
-            assert!(!config.cookies.secure);
+            assert!(!config.cookies.secure && !config.log.access);
             assert_eq!(config.cookies.access_name, "access_token");
             assert_eq!(config.server.public_origin_at("127.0.0.1:1".parse().unwrap()).as_str(), origin);
         }

@@ -377,9 +377,9 @@ fn links_in(content: &str) -> Vec<String> {
         let rests = content.split(mark).skip(1);
         rests.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()).collect()
     };
-    let imports = ["from \"./", "import \"./"].into_iter().flat_map(after);
+    let imports = ["from \"./", "import(\"./"].into_iter().flat_map(after);
     let imported = imports.map(|name| format!("/assets/{name}"));
-    let pending = [" src=\"/", " href=\"/"]
+    let pending = [" src=\"/", " href=\"/", " data-session-events=\"/"]
         .into_iter()
         .flat_map(after)
         .map(|name| format!("/{name}").replace("&amp;", "&"));

@@ -1,15 +1,18 @@
 // The demo page: requests with their timeline, movies, and the end of the session.
 
-import "./movies.js";
-import { requests } from "./requests.js";
-import { stop } from "./timeline.js";
-
 /** Time after a 401 in which the event stream may tell the reason. */
 const REASON_MS = 1_500;
 
 const signedIn = document.getElementById("signed-in");
 const ended = document.getElementById("ended");
-const { waitForSignIn, watchSession } = await import(signedIn.dataset.sessionEvents);
+
+// Loaded once the stylesheets are there, which this script waits for: on a slow network the page is shown before.
+const [{ waitForSignIn, watchSession }, { requests }, { stop }] = await Promise.all([
+  import(signedIn.dataset.sessionEvents),
+  import("./requests.js"),
+  import("./timeline.js"),
+  import("./movies.js"),
+]);
 
 watchSession(({ event, signedIn: isSignedIn }) => {
   // Another session has begun in another tab.
