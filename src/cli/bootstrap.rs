@@ -73,7 +73,7 @@ pub(super) fn missing_file(config: &Config) -> Option<PathBuf> {
     db::sqlite_path(config.database.url.expose_secret()).filter(|file| !file.exists())
 }
 
-/// Opens a database that exists, and migrates its tables. For commands that add nothing to an empty one.
+/// Opens a database that exists, and migrates its tables. For commands that only read.
 pub(super) async fn existing_stores(config: &Config) -> Result<Stores, CliError> {
     match missing_file(config) {
         None => stores(config).await,

@@ -119,7 +119,7 @@ async fn retire_secret(number: u8, config: &Config) -> Result<String, CliError> 
     if number != 1 {
         return Err(KeyFileError::Unknown(number).into());
     }
-    let stores = bootstrap::existing_stores(config).await?;
+    let stores = bootstrap::stores(config).await?;
     let retire = async {
         let ended = end_sessions_of(&stores, number).await?;
         key_registry::forget(&*stores.settings, number).await?;

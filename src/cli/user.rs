@@ -107,8 +107,8 @@ pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), Cli
         _ => (None, Vec::new()),
     };
     let stores = match &command {
-        UserCommand::Create { .. } | UserCommand::Import { .. } => bootstrap::stores(config).await?,
-        _ => bootstrap::existing_stores(config).await?,
+        UserCommand::List { .. } => bootstrap::existing_stores(config).await?,
+        _ => bootstrap::stores(config).await?,
     };
     let users = bootstrap::users(config, &stores).await?;
     let done = perform(command, &users, password, imported).await;

@@ -286,19 +286,15 @@ fn check_config_connects_on_request() {
 
 /// D10: a command that only reads created a second, empty database.
 #[test]
-fn commands_that_add_nothing_create_no_database() {
+fn commands_that_only_read_create_no_database() {
     let id = "0198c0de-0000-4000-8000-000000000000";
     let fixture = CliFixture::new();
     for args in [
         &["session", "list"][..],
         &["session", "list", "--ended", "--json"],
         &["session", "explain", id],
-        &["session", "revoke", "--all"],
         &["user", "list"],
-        &["user", "role", "ada@example.com", "admin"],
-        &["user", "disable", "ada@example.com"],
-        &["user", "enable", "ada@example.com"],
-        &["user", "delete", "ada@example.com"],
+        &["user", "list", "--json"],
         &["check-config", "--connect"],
     ] {
         let output = fixture.run(args);

@@ -40,7 +40,12 @@ pub enum SessionCommand {
 
 /// Runs a session command.
 pub(super) async fn run(command: SessionCommand, config: &Config) -> Result<(), CliError> {
-    let stores = bootstrap::existing_stores(config).await?;
+    let stores = match &command {
+        SessionCommand::Revoke(_) => bootstrap::stores(config).await?,
+        SessionCommand::List(_) | SessionCommand::Explain { .. } => {
+            bootstrap::existing_stores(config).await?
+        }
+    };
     let result = match command {
         SessionCommand::List(args) => list::run(&stores, args).await,
         SessionCommand::Explain { id, json } => explain::run(&stores, id, json).await,
