@@ -1,8 +1,10 @@
 //! Bodies and parameters of the movie routes.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::models::movie::{Movie, MovieDetails, MovieId};
@@ -22,6 +24,7 @@ pub struct MovieRequest {
     )]
     pub title: String,
     /// Release year.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(minimum = 1870, maximum = 2200, example = 1954)]
     pub year: i32,
     /// Director, 1 to 200 characters.
@@ -33,6 +36,7 @@ pub struct MovieRequest {
     )]
     pub director: String,
     /// Running time in minutes.
+    #[serde(default, deserialize_with = "optional_whole_number")]
     #[schema(minimum = 1, maximum = 10_000, example = 207)]
     pub runtime_minutes: Option<i32>,
     /// Rating from 0 to 10.
@@ -188,6 +192,47 @@ pub struct InvalidField {
     pub rule: String,
 }
 
+/// A whole number, also in the form `1954.0`, which JSON Schema counts as an integer.
+struct WholeNumber(i32);
+
+impl<'de> Deserialize<'de> for WholeNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_i32(WholeNumberVisitor).map(Self)
+    }
+}
+
+struct WholeNumberVisitor;
+
+impl Visitor<'_> for WholeNumberVisitor {
+    type Value = i32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("i32")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<i32, E> {
+        i32::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<i32, E> {
+        i32::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<i32, E> {
+        // Without a fraction, it is formatted as its digits.
+        number.to_string().parse().map_err(|_| E::invalid_value(Unexpected::Float(number), &self))
+    }
+}
+
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    WholeNumber::deserialize(deserializer).map(|WholeNumber(number)| number)
+}
+
+fn optional_whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+    let number = Option::<WholeNumber>::deserialize(deserializer)?;
+    Ok(number.map(|WholeNumber(number)| number))
+}
+
 fn check_range<T>(field: &'static str, value: T, range: RangeInclusive<T>) -> Result<(), InvalidField>
 where
     T: PartialOrd + std::fmt::Display,
@@ -274,6 +319,24 @@ mod tests {
         for rating in [-0.1, 10.1, f64::NAN, f64::INFINITY] {
             assert_eq!(invalid_field(movie_with(|movie| movie.rating = Some(rating))), "rating");
         }
+    }
+
+    /// D18: JSON Schema counts `1954.0` as an integer.
+    #[test]
+    fn whole_numbers_may_have_a_fraction_of_zero() {
+        let parse = |year: &str, minutes: &str| {
+            let text = format!(r#"{{"title":"a","director":"b","year":{year},"runtime_minutes":{minutes}}}"#);
+            serde_json::from_str::<MovieRequest>(&text).ok().map(|movie| (movie.year, movie.runtime_minutes))
+        };
+        assert_eq!(parse("1954.0", "2.07e2"), Some((1954, Some(207))));
+        assert_eq!(parse("1954", "null"), Some((1954, None)));
+        for (year, minutes) in
+            [("1954.5", "1"), ("1e300", "1"), ("4294967296", "1"), ("\"1954\"", "1"), ("1954", "1.5")]
+        {
+            assert_eq!(parse(year, minutes), None, "{year} {minutes}");
+        }
+        let without = serde_json::from_str::<MovieRequest>(r#"{"title":"a","director":"b","year":1954}"#);
+        assert!(without.is_ok_and(|movie| movie.runtime_minutes.is_none()));
     }
 
     #[test]
