@@ -18,7 +18,7 @@ use super::shared_runtime::SharedRuntime;
 use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
 use crate::config::{PathPrefix, RouteAuth};
 use crate::layer::Reject401;
-use crate::proxy::{MatchedRoute, Proxy, ProxyError, Routes};
+use crate::proxy::{BadPath, MatchedRoute, Proxy, ProxyError, Routes, check_path, may_be_respelled};
 use crate::request_context::RequestContext;
 use crate::server::{InReserve, Rejected, overloaded_response};
 
@@ -137,8 +137,10 @@ impl DispatcherInner {
             Ok(route) => route,
             Err(bad_path) => return Destination::None(bad_path.into()),
         };
-        if let Some((_, number)) = self.builtin_paths.iter().find(|(prefix, _)| prefix.matches(uri.path())) {
-            return Destination::Router(&self.builtin, *number);
+        match self.find_builtin(uri.path()) {
+            Ok(Some(number)) => return Destination::Router(&self.builtin, number),
+            Ok(None) => {}
+            Err(bad_path) => return Destination::None(bad_path.into()),
         }
         match (route, &self.fallback) {
             (Some(route), _) => {
@@ -156,6 +158,20 @@ impl DispatcherInner {
         }
     }
 }
+
+    /// Returns the route number of the built-in path at or above `path`.
+    ///
+    /// Other spellings of a built-in path are as much the gateway's own as they are those of a route. The router
+    /// knows none of them, but an upstream might.
+    fn find_builtin(&self, path: &str) -> Result<Option<u32>, BadPath> {
+        let mut paths = self.builtin_paths.iter();
+        if !may_be_respelled(path) {
+            return Ok(paths.find(|(prefix, _)| prefix.matches_literally(path)).map(|(_, number)| *number));
+        }
+        let found = paths.find(|(prefix, _)| prefix.matches_respelled(path));
+        // The route that the path would have may allow encoded slashes.
+        found.map(|(_, number)| check_path(path, false).map(|()| *number)).transpose()
+    }
 
 type FutureOf<S> = <S as Service<Request<Body>>>::Future;
 

@@ -4,29 +4,43 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::ParseError;
-use crate::proxy::literal_prefix;
+use crate::proxy::{NormalizedPath, is_at_or_below, literal_prefix, may_be_respelled};
 
 /// A path prefix in normal form. It has no trailing slash, except `/` itself: one is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathPrefix(String);
+pub struct PathPrefix {
+    path: String,
+    normalized: NormalizedPath,
+}
 
 impl PathPrefix {
-    /// Returns the prefix of a built-in route.
+    /// Creates a prefix of a path that is in normal form.
     pub(crate) fn from_static(path: &str) -> Self {
-        Self(path.to_owned())
+        Self { path: path.to_owned(), normalized: NormalizedPath::new(path) }
     }
 
     /// Returns the path.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.path
     }
 
-    /// Returns `true` if `path` is this path or below it. Segments are compared as a whole.
+    /// Returns `true` if `path` is this path or below it, in any spelling: percent-encoded (RFC 3986 section 6.2.2.2)
+    /// or with `;` parameters. Segments are compared as a whole.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
-        let rest = path.strip_prefix(self.0.trim_end_matches('/'));
+        self.matches_literally(path) || (may_be_respelled(path) && self.matches_respelled(path))
+    }
+
+    /// Returns `true` if `path` is this path or below it, in the same spelling.
+    pub(crate) fn matches_literally(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(self.path.trim_end_matches('/'));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// As [`matches`](Self::matches), at a higher cost for paths that need no decoding.
+    pub(crate) fn matches_respelled(&self, path: &str) -> bool {
+        is_at_or_below(&self.normalized, path)
     }
 }
 
@@ -49,13 +63,13 @@ impl FromStr for PathPrefix {
         let rest = text.strip_prefix('/').ok_or_else(expected)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let is_normal = rest.is_empty() || rest.split('/').all(is_normal_segment);
-        if is_normal && text != "//" { Ok(Self(format!("/{rest}"))) } else { Err(expected()) }
+        if is_normal && text != "//" { Ok(Self::from_static(&format!("/{rest}"))) } else { Err(expected()) }
     }
 }
 
 impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.path)
     }
 }
 
@@ -105,6 +119,14 @@ mod tests {
         for (path, matches) in [("/api", true), ("/api/v1", true), ("/apis", false), ("/", false)] {
             assert_eq!(prefix.matches(path), matches, "{path}");
         }
+        for path in ["/%61pi", "/api;v=1", "/%61%70%69;x/y", "/api%2fx"] {
+            assert!(prefix.matches(path) && !prefix.matches_literally(path), "{path}");
+        }
+        for path in ["/%61pis", "/%2561pi", "/x;/api", "/%41PI"] {
+            assert!(!prefix.matches(path), "{path}");
+        }
+        let encoded: PathPrefix = "/a%20b".parse().unwrap();
+        assert!(encoded.matches("/a%20b/c") && encoded.matches("/%61%20b"));
         let root: PathPrefix = "/".parse().unwrap();
         assert!(root.matches("/") && root.matches("/api"));
     }

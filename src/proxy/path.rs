@@ -32,6 +32,10 @@ pub enum BadPath {
     /// A character of a request's path that is not ASCII and not percent-encoded (RFC 3986, section 3.3).
     #[error("the path contains a character that is not percent-encoded")]
     NotAscii,
+    /// An overlong UTF-8 sequence, which lenient decoders read as a shorter character such as `/` (RFC 3629,
+    /// section 10).
+    #[error("the path contains an overlong UTF-8 sequence")]
+    OverlongUtf8,
 }
 
 /// Checks that a path, without its query, is in normal form.
@@ -51,13 +55,78 @@ pub enum BadPath {
 ///
 /// [`BadPath`] is the first problem found.
 pub fn check(path: &str, allow_encoded_slash: bool) -> Result<(), BadPath> {
+    if is_plain(path) {
+        return Ok(());
+    }
     if !path.starts_with('/') {
         return Err(BadPath::NotAbsolute);
     }
     for character in percent_decoded(path) {
         check_character(character, allow_encoded_slash)?;
     }
+    check_utf8(path)?;
     check_segments(path)
+}
+
+/// Checks the path of a request, as [`check`] does, and that it is ASCII.
+///
+/// # Errors
+///
+/// [`BadPath`] is the first problem found.
+pub fn check_request_path(path: &str, allow_encoded_slash: bool) -> Result<(), BadPath> {
+    if path.is_ascii() { check(path, allow_encoded_slash) } else { Err(BadPath::NotAscii) }
+}
+
+/// Returns `true` if `path` is at or below `prefix`, in any spelling: percent-encoded or with `;` parameters.
+pub(crate) fn is_at_or_below(prefix: &NormalizedPath, path: &str) -> bool {
+    prefix_length(&prefix.0, path).is_some()
+}
+
+/// Returns `true` for a path that may have other spellings, which only [`is_at_or_below`] recognizes.
+pub(crate) fn may_be_respelled(path: &str) -> bool {
+    memchr::memchr2(b'%', b';', path.as_bytes()).is_some()
+}
+
+/// A path prefix in the form in which paths are compared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct NormalizedPath(Vec<u8>);
+
+impl NormalizedPath {
+    pub(crate) fn new(path: &str) -> Self {
+        Self(normalize(path))
+    }
+}
+
+/// Returns `true` for an absolute path of letters, digits and a few other characters, none of whose segments is empty
+/// or begins with a dot.
+///
+/// Most paths are such. They are in normal form, and equal to what they are [normalized](normalize) to, except for a
+/// trailing slash.
+pub(super) fn is_plain(path: &str) -> bool {
+    let mut follows_slash = false;
+    let is_plain_byte = |byte: u8| {
+        let is_plain = PLAIN_BYTES[usize::from(byte)] || (matches!(byte, b'/' | b'.') && !follows_slash);
+        follows_slash = byte == b'/';
+        is_plain
+    };
+    path.starts_with('/') && path.bytes().all(is_plain_byte)
+}
+
+/// The bytes that are plain after any other. A table, since the path of every request is checked.
+const PLAIN_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        bytes[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b':' | b'@');
+        byte += 1;
+    }
+    bytes
+};
+
+/// Returns `true` if a [plain](is_plain) path is at or below a [normalized](normalize) prefix.
+pub(super) fn is_plain_below(prefix: &[u8], path: &str) -> bool {
+    path.as_bytes().strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// Returns the length in bytes of the part of `path` that matches `prefix`, or `None` if the path is not at
@@ -94,6 +163,27 @@ fn check_character(character: Character, allow_encoded_slash: bool) -> Result<()
         Character { byte, .. } if byte.is_ascii_control() => Err(BadPath::Control),
         _ => Ok(()),
     }
+}
+
+/// Rejects overlong UTF-8 sequences, also those of five and six bytes, which UTF-8 once had.
+///
+/// Other sequences that are no UTF-8 are accepted: applications may use another encoding.
+fn check_utf8(path: &str) -> Result<(), BadPath> {
+    let bytes: Vec<u8> = percent_decoded(path).map(|character| character.byte).collect();
+    let is_continuation = |byte: &u8| matches!(byte, 0x80..=0xbf);
+    let is_overlong = |at: usize| {
+        let (length, second) = match bytes[at] {
+            0xc0 | 0xc1 => (2, 0xbf),
+            0xe0 => (3, 0x9f),
+            0xf0 => (4, 0x8f),
+            0xf8 => (5, 0x87),
+            0xfc => (6, 0x83),
+            _ => return false,
+        };
+        let Some(rest) = bytes.get(at + 1..at + length) else { return false };
+        rest.iter().all(is_continuation) && rest[0] <= second
+    };
+    if (0..bytes.len()).any(is_overlong) { Err(BadPath::OverlongUtf8) } else { Ok(()) }
 }
 
 /// Rejects empty and dot segments.
@@ -181,7 +271,9 @@ mod tests {
         let dots = ["/a/b.c/..d/...", "/.well-known/x", "/..a", "/a..", "/%2e%2ex"];
         let parameters = ["/a;b=c/d;e", "/a;", "/a/;x"];
         let encoded = ["/%20", "/~u/%7Eu", "/%252e%252e/%255c", "/%25", "/caf%C3%A9", "/%3f%23"];
-        for path in [&plain[..], &dots, &parameters, &encoded].concat() {
+        // UTF-8 at its limits, and other encodings.
+        let bytes = ["/%e0%a0%80", "/%f0%90%80%80", "/%ff", "/%C0propos", "/%e0", "/%25c0%25af", "/%af%c0"];
+        for path in [&plain[..], &dots, &parameters, &encoded, &bytes].concat() {
             assert_eq!(check(path, false), Ok(()), "{path}");
         }
     }
@@ -199,6 +291,11 @@ mod tests {
             (Control, &["/%00", "/a%0d%0aX:%20y", "/a%7f", "/a\tb", "/%1F"]),
             (BadEscape, &["/%", "/%2", "/%g1", "/%1g", "/%%32", "/%u002e"]),
             (EncodedSlash, &["/a%2fb", "/a%2F"]),
+            (
+                OverlongUtf8,
+                &["/%c0%af", "/a/%C0%AE%c0%ae/b", "/%c1%9c", "/%c0%80", "/%e0%80%af", "/%e0%9f%bf"],
+            ),
+            (OverlongUtf8, &["/%f0%80%80%af", "/%f8%80%80%80%af", "/%fc%80%80%80%80%af", "/x%c1%81;a"]),
         ] {
             for path in paths {
                 assert_eq!(check(path, false), Err(reason), "{path}");
@@ -235,6 +332,9 @@ mod tests {
             ("/api", "/%2561pi", None),
         ] {
             assert_eq!(prefix_length(&normalize(prefix), path), length, "{prefix} {path}");
+            if is_plain(path) {
+                assert_eq!(is_plain_below(&normalize(prefix), path), length.is_some(), "{prefix} {path}");
+            }
         }
     }
 
@@ -260,6 +360,7 @@ mod tests {
         #[test]
         fn accepted_paths_are_unambiguous(path in path(), encoded_slash in any::<bool>()) {
             if check(&path, encoded_slash).is_err() {
+                prop_assert!(!is_plain(&path));
                 return Ok(());
             }
             prop_assert!(!path.contains("//") && !path.contains('\\'));
@@ -275,6 +376,8 @@ mod tests {
         #[test]
         fn no_input_panics(path in any::<String>(), prefix in any::<String>()) {
             let _ = check(&path, true);
+            let is_below = prefix_length(&normalize(&prefix), &path).is_some();
+            prop_assert!(!is_plain(&path) || is_plain_below(&normalize(&prefix), &path) == is_below);
             if let Some(length) = prefix_length(&normalize(&prefix), &path) {
                 prop_assert!(path.is_char_boundary(length));
             }

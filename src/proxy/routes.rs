@@ -69,12 +69,14 @@ impl Routes {
     /// [`BadPath`] if the path is not in normal form. Paths without a route are checked too.
     pub fn find(&self, uri: &Uri) -> Result<Option<MatchedRoute>, BadPath> {
         let path = uri.path();
-        if !path.is_ascii() {
-            return Err(BadPath::NotAscii);
-        }
-        let found =
-            self.routes.iter().find(|route| path::prefix_length(&route.normalized_path, path).is_some());
-        path::check(path, found.is_some_and(|route| route.spec.encoded_slash))?;
+        let found = if path::is_plain(path) {
+            self.routes.iter().find(|route| path::is_plain_below(&route.normalized_path, path))
+        } else {
+            let matches = |route: &&Arc<Route>| path::prefix_length(&route.normalized_path, path).is_some();
+            let found = self.routes.iter().find(matches);
+            path::check_request_path(path, found.is_some_and(|route| route.spec.encoded_slash))?;
+            found
+        };
         Ok(found.map(|route| MatchedRoute(Arc::clone(route))))
     }
 

@@ -2,8 +2,10 @@
 
 use http::Request;
 use sekisho::models::user::Role;
+use sekisho::server::ServerLimits;
 
-use crate::support::gateway::{TestGatewayBuilder, get, route};
+use crate::support::gateway::{PUBLIC_HOST, TestGatewayBuilder, get, route};
+use crate::support::proxy_server::exchange;
 use crate::support::upstream::Upstream;
 
 #[tokio::test]
@@ -155,5 +157,91 @@ async fn absolute_target_path_decides_and_its_host_is_forwarded() {
     assert_eq!(gateway.ask(get("http://evil.example/open")).await.status, 200);
     let seen = upstream.seen().await;
     assert_eq!((seen.target.as_str(), seen.all("host")), ("/open", vec!["evil.example"]));
-    assert_eq!(seen.all("x-forwarded-host"), ["evil.example"]);
+    assert_eq!(seen.all("x-forwarded-host"), [PUBLIC_HOST]);
+}
+
+/// C17: other spellings of built-in paths reached the upstream.
+#[tokio::test]
+async fn builtin_paths_win_in_any_spelling() {
+    let mut upstream = Upstream::start().await;
+    let setup = "[server]\nbuiltin = [\"auth\", \"token\", \"movies\", \"docs\"]\n";
+    let open = "auth = \"none\"\nencoded_slash = \"pass\"";
+    let gateway =
+        TestGatewayBuilder::new(setup.to_owned() + &route("/", &upstream.url(), open)).start().await;
+    let address = gateway.listen(ServerLimits::default()).await;
+    for (own, status) in [
+        ("/%74oken", "404"),
+        ("/toke%6E", "404"),
+        ("/token;a=b", "404"),
+        ("/token;/x", "404"),
+        ("/token%3Bx", "404"),
+        ("/auth;a/login", "404"),
+        ("/%61uth/session", "404"),
+        ("/auth/%73ession", "404"),
+        ("/a%75th;x=1/se%73sion", "404"),
+        ("/auth%2fsession", "400"),
+        ("/%2fauth/session", "400"),
+        ("/auth%2Flogin", "400"),
+        ("/%6dovies", "404"),
+        ("/movies;x/1", "404"),
+        ("/movies%2f1", "400"),
+        ("/%64ocs", "404"),
+        ("/docs;jsessionid=1", "404"),
+        ("/openapi%2ejson", "404"),
+        ("/openapi.json;a", "404"),
+        ("/%2ewell-known/jwks.json", "404"),
+        ("/.well-known;x/jwks.json", "404"),
+        ("/.well-known/jwks%2Ejson", "404"),
+        ("/.well%2dknown/change-password", "404"),
+        ("/.well-known%2fjwks.json", "400"),
+    ] {
+        let response = exchange(address, raw_get(own)).await;
+        assert_eq!(response.get(9..12), Some(status), "{own}: {response}");
+        assert!(upstream.has_no_more_requests(), "{own}");
+    }
+    // Other paths are the upstream's.
+    for path in ["/%2574oken", "/tokens", "/x/%74oken", "/TOKEN", "/%54oken", "/a%2fauth", "/x;/auth"] {
+        assert!(exchange(address, raw_get(path)).await.starts_with("HTTP/1.1 200"), "{path}");
+        assert_eq!(upstream.seen().await.target, path);
+    }
+    // A cross-site request is rejected with every spelling.
+    let forged = "POST /%61uth;x/login HTTP/1.1\r\nHost: app.example\r\nOrigin: https://evil.example\r\nSec-Fetch-Site: \
+                  cross-site\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let response = exchange(address, forged).await;
+    assert!(response.starts_with("HTTP/1.1 403") && response.contains("cross_site"), "{response}");
+    assert!(upstream.has_no_more_requests());
+}
+
+/// C17: overlong UTF-8, which lenient decoders read as `/` or `.`, was forwarded.
+#[tokio::test]
+async fn overlong_utf8_is_400() {
+    let mut upstream = Upstream::start().await;
+    let open = "auth = \"none\"\nencoded_slash = \"pass\"";
+    let gateway = TestGatewayBuilder::new(route("/", &upstream.url(), open)).start().await;
+    let address = gateway.listen(ServerLimits::default()).await;
+    for path in [
+        "/%c0%af",
+        "/a%C0%AFb",
+        "/x/%c0%ae%c0%ae/y",
+        "/%c1%9c",
+        "/%e0%80%af",
+        "/%f0%80%80%af",
+        "/%f8%80%80%80%af",
+        "/%fc%80%80%80%80%af",
+        "/%c0%80",
+        "/auth%c0%afsession",
+        "/a;%c0%af/b",
+    ] {
+        let response = exchange(address, raw_get(path)).await;
+        assert!(response.starts_with("HTTP/1.1 400") && response.contains("bad_path"), "{path}: {response}");
+        assert!(upstream.has_no_more_requests(), "{path}");
+    }
+    for path in ["/caf%c3%a9", "/%e0%a0%80", "/%f0%9f%98%80", "/%ff", "/%C0propos", "/?%c0%af"] {
+        assert!(exchange(address, raw_get(path)).await.starts_with("HTTP/1.1 200"), "{path}");
+        assert_eq!(upstream.seen().await.target, path);
+    }
+}
+
+fn raw_get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n")
 }
