@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::future::Either;
@@ -47,6 +47,8 @@ struct Inner {
     user_share: OnceLock<ClientShare>,
     upstream: OnceLock<Arc<str>>,
     route: AtomicU32,
+    /// Bits of [`HTTPS`] and [`HOST_REPORTED`].
+    client_origin: AtomicU8,
 }
 
 impl RequestContext {
@@ -63,6 +65,7 @@ impl RequestContext {
             user_share: OnceLock::new(),
             upstream: OnceLock::new(),
             route: AtomicU32::new(NO_ROUTE),
+            client_origin: AtomicU8::new(0),
         }))
     }
 
@@ -120,6 +123,24 @@ impl RequestContext {
     /// Records the route by its number in the metrics.
     pub fn set_route(&self, route: u32) {
         self.0.route.store(route, Ordering::Relaxed);
+    }
+
+    /// Records whether the client is known to use TLS, and whether a trusted proxy reports the requested host.
+    pub fn set_client_origin(&self, is_https: bool, is_host_reported: bool) {
+        let bits = u8::from(is_https) * HTTPS | u8::from(is_host_reported) * HOST_REPORTED;
+        self.0.client_origin.store(bits, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if the client is known to use TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.client_origin.load(Ordering::Relaxed) & HTTPS != 0
+    }
+
+    /// Returns `true` if a trusted proxy reports the host that the client requested.
+    #[must_use]
+    pub fn is_host_reported(&self) -> bool {
+        self.0.client_origin.load(Ordering::Relaxed) & HOST_REPORTED != 0
     }
 
     /// Returns the id of the request.
@@ -232,6 +253,9 @@ impl RequestId {
 }
 
 const NO_ROUTE: u32 = u32::MAX;
+
+const HTTPS: u8 = 1;
+const HOST_REPORTED: u8 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::body::Body;
 use axum::middleware::from_fn_with_state;
+use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
@@ -17,6 +18,7 @@ use crate::config::{self, BuiltinRoutes, PathPrefix};
 use crate::layer::{Reject401, Rejection, SilentRefreshLayer};
 use crate::long_lived_streams::LongLivedStreams;
 use crate::proxy::Forwarded;
+use crate::request_context::RequestContext;
 use crate::routers::events::{self, EventsState};
 use crate::routers::pages::{BrowserOrigin, Demo, PagesState};
 use crate::routers::{auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
@@ -110,11 +112,24 @@ pub(super) fn router(
 
 /// Tells the pages how the browser reaches the gateway.
 fn insert_browser_origin(mut request: Request<Body>) -> Request<Body> {
-    if let Some(forwarded) = request.extensions().get::<Forwarded>() {
-        let origin = BrowserOrigin { is_https: forwarded.proto == "https", host: forwarded.host.clone() };
+    if let Some(origin) = browser_origin(&request) {
         request.extensions_mut().insert(origin);
     }
     request
+}
+
+fn browser_origin(request: &Request<Body>) -> Option<BrowserOrigin> {
+    let context = RequestContext::current()?;
+    // Absent if the request did not arrive through a listener.
+    let forwarded = request.extensions().get::<Forwarded>()?;
+    let host = if context.is_host_reported() {
+        forwarded.host.clone()
+    } else if let Some(authority) = request.uri().authority() {
+        HeaderValue::try_from(authority.as_str()).ok()?
+    } else {
+        request.headers().get(HOST).unwrap_or(&forwarded.host).clone()
+    };
+    Some(BrowserOrigin { is_https: context.is_https(), host })
 }
 
 /// Lets every request of the pages continue, also if the session cannot be checked. The pages respond themselves, in

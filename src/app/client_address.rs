@@ -1,50 +1,121 @@
 //! The client's address, scheme and host, as far as trusted proxies report them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{FORWARDED, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ipnet::IpNet;
 
-use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, split_list};
-use crate::proxy::Forwarded;
+use crate::config::{ForwardedHeader, Origin};
+use crate::http_headers::{
+    X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_REAL_IP, is_valid_host,
+    list_elements, split_list,
+};
+use crate::proxy::{Forwarded, ForwardedPrefix};
 use crate::server::{Peer, TlsConnection};
 
-/// Returns the client's address, and inserts [`Forwarded`] into the request for upstreams.
+/// The origin by which browsers reach the gateway, which upstreams are told.
+#[derive(Clone, Debug)]
+pub(crate) struct PublicAuthority {
+    scheme: &'static str,
+    /// As in a `Host` header, without the default port.
+    host: HeaderValue,
+    /// The same with the default port, if it is that.
+    host_with_port: Option<Box<str>>,
+}
+
+/// The client of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub(crate) address: IpAddr,
+    /// True if the client is known to use TLS.
+    pub(crate) is_https: bool,
+    /// True if a trusted proxy reports the host that the client requested.
+    pub(crate) is_host_reported: bool,
+}
+
+impl PublicAuthority {
+    /// Returns `None` if the origin's host is no valid header value, which no parsed origin has.
+    pub(crate) fn new(origin: &Origin) -> Option<Self> {
+        let (_, host) = origin.as_str().split_once("://")?;
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        Some(Self {
+            scheme: if origin.is_https() { "https" } else { "http" },
+            host: HeaderValue::try_from(host).ok()?,
+            host_with_port: (!has_port).then(|| format!("{host}:{}", origin.port()).into()),
+        })
+    }
+
+    /// Returns a copy that shares no reference count, for another thread.
+    pub(crate) fn unshared(&self) -> Self {
+        let host = HeaderValue::from_bytes(self.host.as_bytes()).unwrap_or_else(|_| self.host.clone());
+        Self { host, ..self.clone() }
+    }
+
+    fn matches(&self, host: &[u8]) -> bool {
+        let matches = |own: &[u8]| own.eq_ignore_ascii_case(host);
+        // The first comparison suffices for most requests.
+        self.host == *host
+            || matches(self.host.as_bytes())
+            || self.host_with_port.as_ref().is_some_and(|own| matches(own.as_bytes()))
+    }
+
+    /// Returns the request's own host if it is this one, and this one otherwise.
+    fn host_for<B>(&self, request: &Request<B>) -> HeaderValue {
+        // RFC 9112, section 3.2.2: the authority of an absolute target overrides `Host`.
+        if let Some(authority) = request.uri().authority().map(Authority::as_str) {
+            let own = HeaderValue::try_from(authority).ok().filter(|host| self.matches(host.as_bytes()));
+            return own.unwrap_or_else(|| self.host.clone());
+        }
+        // A scan is cheaper than hashing: `Host` is nearly always the first header.
+        let host = request.headers().iter().find_map(|(name, host)| (name == HOST).then_some(host));
+        host.filter(|host| self.matches(host.as_bytes())).unwrap_or(&self.host).clone()
+    }
+}
+
+/// Returns the client, and inserts [`Forwarded`] and [`ForwardedPrefix`] into the request for upstreams.
 ///
-/// `default_host` is used for an HTTP/1.0 request without `Host`. Returns `None` if the request did not
-/// arrive through a listener.
+/// Upstreams are told the scheme and host of `public`, unless a trusted proxy reports others: `Host` is the client's,
+/// and the connection may be that of a proxy. Returns `None` if the request did not arrive through a listener.
 pub(crate) fn resolve_client<B>(
     trusted: &TrustedProxies,
-    default_host: Option<&HeaderValue>,
+    public: Option<&PublicAuthority>,
     request: &mut Request<B>,
-) -> Option<IpAddr> {
+) -> Option<Client> {
     // Removed, because nothing reads them later and smaller extensions take fewer allocations.
     let Peer(peer) = request.extensions_mut().remove()?;
     let is_tls = request.extensions_mut().remove::<TlsConnection>().is_some();
     let info = trusted.resolve(peer.ip(), request.headers());
-    let client = info.client;
-    let proto = if info.https.unwrap_or(is_tls) { "https" } else { "http" };
-    // RFC 9112, section 3.2.2: the authority of an absolute target overrides `Host`.
-    let authority = info.host.or_else(|| request.uri().authority().map(Authority::as_str));
-    let host = authority
-        .and_then(|host| HeaderValue::try_from(host).ok())
-        // A scan is cheaper than hashing: `Host` is nearly always the first header.
-        .or_else(|| request.headers().iter().find_map(|(name, host)| (name == HOST).then(|| host.clone())))
-        .or_else(|| default_host.cloned());
-    if let Some(host) = host {
-        request.extensions_mut().insert(Forwarded { client, proto, host, chain: None });
+    let client = Client {
+        address: info.client,
+        is_https: info.https.unwrap_or(is_tls),
+        is_host_reported: info.host.is_some(),
+    };
+    let public_scheme = public.map_or("http", |public| public.scheme);
+    let proto = info.https.map_or(public_scheme, |is_https| if is_https { "https" } else { "http" });
+    let host = info.host.and_then(|host| HeaderValue::try_from(host).ok());
+    let prefix = info.prefix;
+    if let Some(host) = host.or_else(|| Some(public?.host_for(request))) {
+        let forwarded = Forwarded { client: client.address, proto, host, chain: None };
+        request.extensions_mut().insert(forwarded);
+    }
+    if let Some(prefix) = prefix {
+        request.extensions_mut().insert(prefix);
     }
     Some(client)
 }
 
-/// The proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted.
+/// The proxies in front, and those of their headers that are trusted.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TrustedProxies(Vec<IpNet>);
+pub(crate) struct TrustedProxies {
+    networks: Vec<IpNet>,
+    headers: Arc<[ForwardedHeader]>,
+}
 
-/// The origin of a request, as the connection and trusted proxies report it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The origin of a request, as trusted proxies report it.
+#[derive(Clone, Debug)]
 pub(crate) struct ForwardedInfo<'h> {
     /// Address of the client: the last one in the chain that is not a trusted proxy's.
     pub(crate) client: IpAddr,
@@ -52,58 +123,94 @@ pub(crate) struct ForwardedInfo<'h> {
     pub(crate) https: Option<bool>,
     /// Host that the client requested, if a trusted proxy reports it.
     pub(crate) host: Option<&'h str>,
+    /// Path prefix that trusted proxies have removed.
+    pub(crate) prefix: Option<ForwardedPrefix>,
 }
 
 impl TrustedProxies {
-    pub(crate) fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
+    pub(crate) fn new(networks: Vec<IpNet>, headers: &[ForwardedHeader]) -> Self {
+        Self { networks, headers: headers.into() }
     }
 
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.networks.iter().any(|network| network.contains(&address))
     }
 
     /// Resolves the origin of a request that `peer` sent.
     ///
-    /// A proxy sets either `Forwarded` or `X-Forwarded-*` and may pass the other through as the client
-    /// sent it. If both are present, they are used only if they agree on the client.
+    /// A proxy may pass a header on as the client sent it. Only those are read that the proxies are configured to set.
+    /// If two of them name different clients, all are ignored.
     pub(crate) fn resolve<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> ForwardedInfo<'h> {
         let peer = peer.to_canonical();
-        let direct = ForwardedInfo { client: peer, https: None, host: None };
+        let direct = ForwardedInfo { client: peer, https: None, host: None, prefix: None };
         if !self.contains(peer) {
             return direct;
         }
-        match (self.resolve_x_forwarded(peer, headers), self.resolve_forwarded(peer, headers)) {
-            (Some(x_forwarded), Some(forwarded)) if x_forwarded.client != forwarded.client => direct,
-            (x_forwarded, forwarded) => x_forwarded.or(forwarded).unwrap_or(direct),
+        let mut clients = [
+            self.client_of_x_forwarded_for(peer, headers),
+            self.client_of_forwarded(peer, headers),
+            self.client_of_x_real_ip(headers),
+        ]
+        .into_iter()
+        .flatten();
+        let client = clients.next().unwrap_or(peer);
+        if clients.any(|other| other != client) {
+            return direct;
+        }
+        let https = [self.last(headers, ForwardedHeader::XForwardedProto), self.parameter(headers, "proto")];
+        let host = [self.last(headers, ForwardedHeader::XForwardedHost), self.parameter(headers, "host")];
+        ForwardedInfo {
+            client,
+            https: agreed(https.map(|proto| proto.and_then(is_https))),
+            host: agreed(host).filter(|host| is_valid_host(host.as_bytes())),
+            prefix: self.prefix(headers),
         }
     }
 
-    /// Reads the `X-Forwarded-*` headers.
-    fn resolve_x_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
-        if !headers.contains_key(X_FORWARDED_FOR) {
+    fn client_of_x_forwarded_for(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        let mut addresses =
+            self.list_rev(headers, ForwardedHeader::XForwardedFor).map(node_address).peekable();
+        addresses.peek().is_some().then(|| self.rightmost_untrusted(peer, addresses))
+    }
+
+    /// Reads `Forwarded` (RFC 7239). An element without `for` names no client.
+    fn client_of_forwarded(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        let elements = self.list_rev(headers, ForwardedHeader::Forwarded);
+        let mut addresses =
+            elements.filter_map(|element| parameter(element, "for")).map(node_address).peekable();
+        addresses.peek().is_some().then(|| self.rightmost_untrusted(peer, addresses))
+    }
+
+    fn client_of_x_real_ip(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        Some(node_address(self.last(headers, ForwardedHeader::XRealIp)?)?.to_canonical())
+    }
+
+    /// Joins the prefixes that proxies have appended, each to those of the proxies before it.
+    fn prefix(&self, headers: &HeaderMap) -> Option<ForwardedPrefix> {
+        if !self.headers.contains(&ForwardedHeader::XForwardedPrefix) {
             return None;
         }
-        let addresses = list_elements_rev(headers, X_FORWARDED_FOR).map(node_address);
-        let proto = list_elements_rev(headers, X_FORWARDED_PROTO).next();
-        Some(ForwardedInfo {
-            client: self.rightmost_untrusted(peer, addresses),
-            https: proto.and_then(is_https),
-            host: list_elements_rev(headers, X_FORWARDED_HOST).next(),
-        })
+        let prefixes =
+            list_elements(headers, &X_FORWARDED_PREFIX).filter_map(|prefix| str::from_utf8(prefix).ok());
+        let joined: String = prefixes.map(|prefix| prefix.trim_end_matches('/')).collect();
+        ForwardedPrefix::new(&joined)
     }
 
-    /// Reads `Forwarded` (RFC 7239).
-    fn resolve_forwarded<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> Option<ForwardedInfo<'h>> {
-        let last = list_elements_rev(headers, FORWARDED).next()?;
-        let addresses = list_elements_rev(headers, FORWARDED)
-            .map(|element| parameter(element, "for").and_then(node_address));
-        Some(ForwardedInfo {
-            client: self.rightmost_untrusted(peer, addresses),
-            https: parameter(last, "proto").and_then(is_https),
-            host: parameter(last, "host"),
-        })
+    /// Returns a parameter of the last element of `Forwarded`.
+    fn parameter<'h>(&self, headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+        parameter(self.last(headers, ForwardedHeader::Forwarded)?, name)
+    }
+
+    fn last<'h>(&self, headers: &'h HeaderMap, header: ForwardedHeader) -> Option<&'h str> {
+        self.list_rev(headers, header).next()
+    }
+
+    /// Iterates over the elements of a list header in reverse, because each proxy appends its own. There are none if
+    /// the header is not trusted.
+    fn list_rev<'h>(&self, headers: &'h HeaderMap, header: ForwardedHeader) -> impl Iterator<Item = &'h str> {
+        let name = Some(name_of(header)).filter(|_| self.headers.contains(&header));
+        name.into_iter().flat_map(|name| list_elements_rev(headers, name))
     }
 
     /// Walks the chain back from the peer until the first address that is not a trusted proxy's.
@@ -119,7 +226,25 @@ impl TrustedProxies {
     }
 }
 
-/// Iterates over the elements of a list header in reverse: each proxy appends its own.
+fn name_of(header: ForwardedHeader) -> HeaderName {
+    match header {
+        ForwardedHeader::Forwarded => FORWARDED,
+        ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+        ForwardedHeader::XForwardedHost => X_FORWARDED_HOST,
+        ForwardedHeader::XForwardedPrefix => X_FORWARDED_PREFIX,
+        ForwardedHeader::XForwardedProto => X_FORWARDED_PROTO,
+        ForwardedHeader::XRealIp => X_REAL_IP,
+    }
+}
+
+/// Returns the value that two headers report, or that of the only one. `None` if they differ.
+fn agreed<T: PartialEq>([first, second]: [Option<T>; 2]) -> Option<T> {
+    match (first, second) {
+        (Some(first), Some(second)) => (first == second).then_some(first),
+        (first, second) => first.or(second),
+    }
+}
+
 fn list_elements_rev(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).iter().rev().filter_map(|line| line.to_str().ok());
     lines
@@ -157,13 +282,11 @@ fn is_https(proto: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
-    fn trusted() -> TrustedProxies {
+    fn trusted(headers: &[ForwardedHeader]) -> TrustedProxies {
         let networks = ["10.0.0.0/8", "::1/128"];
-        TrustedProxies::new(networks.map(|network| network.parse().expect("a network")).to_vec())
+        TrustedProxies::new(networks.map(|network| network.parse().expect("a network")).to_vec(), headers)
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -175,7 +298,8 @@ mod tests {
     }
 
     fn client(peer: &str, pairs: &[(&'static str, &'static str)]) -> String {
-        trusted().resolve(peer.parse().expect("an address"), &headers(pairs)).client.to_string()
+        let info = trusted(&ForwardedHeader::ALL);
+        info.resolve(peer.parse().expect("an address"), &headers(pairs)).client.to_string()
     }
 
     #[test]
@@ -184,11 +308,46 @@ mod tests {
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-prefix", "/evil"),
+            ("x-real-ip", "1.1.1.1"),
             ("forwarded", "for=1.1.1.1;proto=https"),
         ]);
         let peer = IpAddr::from([192, 0, 2, 7]);
-        let expected = ForwardedInfo { client: peer, https: None, host: None };
-        assert_eq!(trusted().resolve(peer, &spoofed), expected);
+        let info = trusted(&ForwardedHeader::ALL).resolve(peer, &spoofed);
+        assert_eq!((info.client, info.https, info.host), (peer, None, None));
+        assert!(info.prefix.is_none());
+    }
+
+    /// C9: headers that a browser sent were believed where the proxy sets another one.
+    #[test]
+    fn only_the_configured_headers_are_read() {
+        let sent = headers(&[
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-prefix", "/evil"),
+            ("x-real-ip", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1;proto=https;host=evil.example"),
+        ]);
+        let peer = IpAddr::from([10, 0, 0, 1]);
+        for (header, client) in [
+            (ForwardedHeader::XForwardedFor, "192.0.2.7"),
+            (ForwardedHeader::XRealIp, "1.1.1.1"),
+            (ForwardedHeader::Forwarded, "1.1.1.1"),
+            (ForwardedHeader::XForwardedHost, "10.0.0.1"),
+            (ForwardedHeader::XForwardedPrefix, "10.0.0.1"),
+            (ForwardedHeader::XForwardedProto, "10.0.0.1"),
+        ] {
+            let proxies = trusted(&[header]);
+            let info = proxies.resolve(peer, &sent);
+            assert_eq!(info.client.to_string(), client, "{header:?}");
+            let reports = |headers: &[ForwardedHeader]| headers.contains(&header);
+            let reports_scheme = reports(&[ForwardedHeader::Forwarded, ForwardedHeader::XForwardedProto]);
+            let reports_host = reports(&[ForwardedHeader::Forwarded, ForwardedHeader::XForwardedHost]);
+            assert_eq!(info.https, reports_scheme.then_some(true), "{header:?}");
+            assert_eq!(info.host, reports_host.then_some("evil.example"), "{header:?}");
+            assert_eq!(info.prefix.is_some(), reports(&[ForwardedHeader::XForwardedPrefix]), "{header:?}");
+        }
     }
 
     #[test]
@@ -218,7 +377,8 @@ mod tests {
     fn forwarded_is_used_without_x_forwarded_for() {
         let value = r#"for=1.1.1.1, for="[2001:db8::7]:4711";proto=https;host=app.example"#;
         let headers = headers(&[("forwarded", value)]);
-        let info = trusted().resolve("::1".parse().expect("an address"), &headers);
+        let proxies = trusted(&ForwardedHeader::ALL);
+        let info = proxies.resolve("::1".parse().expect("an address"), &headers);
         assert_eq!(info.client.to_string(), "2001:db8::7");
         assert_eq!((info.https, info.host), (Some(true), Some("app.example")));
     }
@@ -229,10 +389,52 @@ mod tests {
         assert_eq!(client("10.0.0.1", &conflicting), "10.0.0.1");
         let agreeing = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7;proto=https")];
         assert_eq!(client("10.0.0.1", &agreeing), "192.0.2.7");
+        let conflicting = [("x-forwarded-for", "192.0.2.7"), ("x-real-ip", "1.1.1.1")];
+        assert_eq!(client("10.0.0.1", &conflicting), "10.0.0.1");
+        let agreeing = [("x-forwarded-for", "1.1.1.1, 192.0.2.7"), ("x-real-ip", "192.0.2.7")];
+        assert_eq!(client("10.0.0.1", &agreeing), "192.0.2.7");
+        let schemes = headers(&[("x-forwarded-proto", "https"), ("forwarded", "proto=http;host=a")]);
+        let proxies = trusted(&ForwardedHeader::ALL);
+        let info = proxies.resolve("10.0.0.1".parse().expect("an address"), &schemes);
+        assert_eq!((info.client.to_string().as_str(), info.https, info.host), ("10.0.0.1", None, Some("a")));
+    }
+
+    /// C20: a host from a trusted proxy was not checked.
+    #[test]
+    fn invalid_host_is_ignored() {
+        let proxies = trusted(&ForwardedHeader::ALL);
+        let peer = "10.0.0.1".parse().expect("an address");
+        for host in ["localhost:x", ":80", "[]", "[zz]", "a:99999", "u@a", "a b", "a/b", "a\\b", "<a>"] {
+            let x_forwarded = HeaderValue::try_from(host).expect("a value");
+            let forwarded = HeaderValue::try_from(format!("host=\"{host}\"")).expect("a value");
+            for (name, value) in [("x-forwarded-host", x_forwarded), ("forwarded", forwarded)] {
+                let headers = [(HeaderName::from_static(name), value)].into_iter().collect();
+                assert_eq!(proxies.resolve(peer, &headers).host, None, "{name} {host}");
+            }
+        }
     }
 
     #[test]
     fn ipv4_mapped_peer_matches_ipv4_network() {
         assert_eq!(client("::ffff:10.0.0.1", &[("x-forwarded-for", "192.0.2.7")]), "192.0.2.7");
+    }
+
+    #[test]
+    fn public_host_is_recognized_in_any_spelling() {
+        for (origin, host, matches) in [
+            ("https://app.example", "app.example", true),
+            ("https://app.example", "APP.example", true),
+            ("https://app.example", "app.example:443", true),
+            ("https://app.example", "app.example:80", false),
+            ("https://app.example", "app.example.", false),
+            ("http://app.example:8080", "app.example:8080", true),
+            ("http://app.example:8080", "app.example", false),
+            ("http://[::1]:8080", "[::1]:8080", true),
+            ("http://[::1]", "[::1]:80", true),
+        ] {
+            let origin = origin.parse().expect("an origin");
+            let public = PublicAuthority::new(&origin).expect("a host");
+            assert_eq!(public.matches(host.as_bytes()), matches, "{origin} {host}");
+        }
     }
 }

@@ -40,10 +40,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::HeaderValue;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use self::client_address::TrustedProxies;
+use self::client_address::{PublicAuthority, TrustedProxies};
 pub use self::error::AppError;
 pub use self::forward_auth::ForwardAuthService;
 use self::forward_auth::ForwardAuthStack;
@@ -248,7 +247,7 @@ fn stack_builder(
         pages,
         recorder: RecorderConfig {
             trusted_proxies: TrustedProxies::default(),
-            default_host: authority(&public_origin),
+            public_authority: PublicAuthority::new(&public_origin),
             server_name: public_origin.host().into(),
             clock: Arc::clone(&dependencies.clock),
             metrics,
@@ -256,12 +255,6 @@ fn stack_builder(
         },
         public_origin,
     }
-}
-
-/// Returns host and port of an origin, as in a `Host` header.
-fn authority(origin: &config::Origin) -> Option<HeaderValue> {
-    let (_, authority) = origin.as_str().split_once("://")?;
-    HeaderValue::try_from(authority).ok()
 }
 
 /// Returns a closure that renders `/metrics`.

@@ -26,7 +26,7 @@ use tower::Service;
 
 use super::admission::begin_for_user;
 use super::catch_panic::{CatchPanicFuture, catch_panic};
-use super::client_address::{TrustedProxies, resolve_client};
+use super::client_address::{PublicAuthority, TrustedProxies, resolve_client};
 use crate::clock::Clock;
 use crate::http_headers::{SESSION_EVENT_HEADER, X_REQUEST_ID};
 use crate::identity::Identity;
@@ -48,8 +48,8 @@ pub(super) struct RequestRecorder<S> {
 pub(super) struct RecorderConfig {
     /// The proxies whose headers about the client are trusted.
     pub(super) trusted_proxies: TrustedProxies,
-    /// The host of HTTP/1.0 requests without `Host`.
-    pub(super) default_host: Option<HeaderValue>,
+    /// The scheme and host that upstreams are told.
+    pub(super) public_authority: Option<PublicAuthority>,
     /// The host name of the gateway, for spans.
     pub(super) server_name: Arc<str>,
     /// The clock of the access log.
@@ -67,8 +67,10 @@ struct Shared {
 
 impl<S> RequestRecorder<S> {
     /// Register all routes in `config.metrics` before this call: their table is copied here.
-    pub(super) fn new(inner: S, config: RecorderConfig) -> Self {
+    pub(super) fn new(inner: S, mut config: RecorderConfig) -> Self {
         let routes = config.metrics.numbered();
+        // Each thread has its own recorder, and threads must not contend for a reference count.
+        config.public_authority = config.public_authority.as_ref().map(PublicAuthority::unshared);
         Self { inner, shared: Arc::new(Shared { config, routes }) }
     }
 }
@@ -146,8 +148,12 @@ impl RequestRecord {
         let config = &shared.config;
         let started = Instant::now();
         config.metrics.in_flight.increment(1.0);
-        let client = resolve_client(&config.trusted_proxies, config.default_host.as_ref(), request);
-        let context = RequestContext::new(ids::request(), request.method().clone(), request.uri(), client);
+        let client = resolve_client(&config.trusted_proxies, config.public_authority.as_ref(), request);
+        let address = client.map(|client| client.address);
+        let context = RequestContext::new(ids::request(), request.method().clone(), request.uri(), address);
+        if let Some(client) = client {
+            context.set_client_origin(client.is_https, client.is_host_reported);
+        }
         let mut trace = assign_ids(request.headers_mut(), &context);
         let sampled = config.telemetry.spans.as_ref().is_some_and(|spans| spans.samples(trace.span));
         trace.sampled |= sampled;

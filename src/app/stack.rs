@@ -145,7 +145,9 @@ impl StackBuilder {
 
     fn recorder_config(&self, config: &Config) -> RecorderConfig {
         let mut recorder = self.recorder.clone();
-        recorder.trusted_proxies = TrustedProxies::new(config.server.trusted_proxies.clone());
+        let server = &config.server;
+        recorder.trusted_proxies =
+            TrustedProxies::new(server.trusted_proxies.clone(), &server.forwarded_headers);
         recorder.telemetry.access.take_if(|_| !config.log.access);
         recorder
     }

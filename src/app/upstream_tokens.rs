@@ -16,4 +16,8 @@ impl UpstreamTokens for Tokens {
         value.set_sensitive(true);
         Some(value)
     }
+
+    fn is_own_token(&self, token: &str) -> bool {
+        self.has_issued(token)
+    }
 }

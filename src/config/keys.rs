@@ -6,6 +6,7 @@ pub const KEYS: &[&str] = &[
     "server.public_origin",
     "server.allowed_origins",
     "server.trusted_proxies",
+    "server.forwarded_headers",
     "server.builtin",
     "server.auth_prefix",
     "server.reuse_port",

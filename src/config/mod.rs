@@ -83,7 +83,7 @@ pub use self::otlp::Otlp;
 pub use self::path_prefix::PathPrefix;
 pub use self::reload::RELOADED;
 pub use self::routes::{Route, RouteAuth};
-pub use self::server::{Admin, BuiltinRoutes, Server, Verify};
+pub use self::server::{Admin, BuiltinRoutes, ForwardedHeader, Server, Verify};
 pub use self::session::Session;
 use self::sources::RawConfig;
 pub use self::sources::{ContentHash, Sources};

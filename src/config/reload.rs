@@ -8,6 +8,7 @@ use super::{Config, KeySource};
 pub const RELOADED: &[&str] = &[
     "server.allowed_origins",
     "server.trusted_proxies",
+    "server.forwarded_headers",
     "server.allow_readable_secrets",
     "server.max_connections",
     "server.max_connections_per_client",

@@ -26,8 +26,10 @@ pub struct Server {
     pub public_origin: Option<Origin>,
     /// Other origins whose pages may send requests.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are trusted.
+    /// Proxies whose [`forwarded_headers`](Self::forwarded_headers) are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// Headers about the client that the trusted proxies set.
+    pub forwarded_headers: Vec<ForwardedHeader>,
     /// The groups of built-in routes on this listener.
     pub builtin: BTreeSet<BuiltinRoutes>,
     /// The prefix of the routes for sign-in and sign-out.
@@ -46,6 +48,48 @@ pub struct Server {
     pub limits: ServerLimits,
     /// Time between the shutdown signal and the start of the drain. `/readyz` returns 503 in it.
     pub drain_delay: Duration,
+}
+
+/// A header in which a proxy reports the client's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `Forwarded` (RFC 7239): address, scheme and host.
+    Forwarded,
+    /// `X-Forwarded-For`: the client's address.
+    XForwardedFor,
+    /// `X-Forwarded-Host`: the requested host.
+    XForwardedHost,
+    /// `X-Forwarded-Prefix`: the path prefix that the proxy has removed.
+    XForwardedPrefix,
+    /// `X-Forwarded-Proto`: the scheme.
+    XForwardedProto,
+    /// `X-Real-IP`: the client's address.
+    XRealIp,
+}
+
+impl ForwardedHeader {
+    /// All headers.
+    pub const ALL: [Self; 6] = [
+        Self::Forwarded,
+        Self::XForwardedFor,
+        Self::XForwardedHost,
+        Self::XForwardedPrefix,
+        Self::XForwardedProto,
+        Self::XRealIp,
+    ];
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::XForwardedHost => "x-forwarded-host",
+            Self::XForwardedPrefix => "x-forwarded-prefix",
+            Self::XForwardedProto => "x-forwarded-proto",
+            Self::XRealIp => "x-real-ip",
+        }
+    }
 }
 
 /// A group of built-in routes.
@@ -151,6 +195,7 @@ impl Server {
             listen,
             allowed_origins: settings.list("server.allowed_origins", origin)?.unwrap_or_default(),
             trusted_proxies: settings.list("server.trusted_proxies", network)?.unwrap_or_default(),
+            forwarded_headers: settings.list(FORWARDED_HEADERS, forwarded_header)?.unwrap_or_default(),
             serves_pages: has_pages && builtin.contains(&BuiltinRoutes::Auth),
             builtin: builtin.into_iter().collect(),
             auth_prefix: settings.required("server.auth_prefix", settings.parsed("server.auth_prefix"))?,
@@ -160,6 +205,8 @@ impl Server {
         if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             let effect = "any client can then forge its address";
             warnings.push(format!("server.trusted_proxies contains every address: {effect}"));
+        } else if !server.trusted_proxies.is_empty() && !settings.is_explicit(FORWARDED_HEADERS) {
+            warnings.push(UNNAMED_HEADERS.to_owned());
         }
         Ok(server)
     }
@@ -266,6 +313,11 @@ fn network(text: &str) -> Result<IpNet, String> {
     ipv4.map(IpNet::V4).ok_or_else(|| format!("expected an IPv4 network, such as {mapped}/32"))
 }
 
+fn forwarded_header(text: &str) -> Result<ForwardedHeader, String> {
+    let words = ForwardedHeader::ALL.map(|header| (header.as_str(), header));
+    parse_choice(&text.to_ascii_lowercase(), &words)
+}
+
 fn conflict(key: &str, other: &ListenAddr) -> String {
     format!("conflicts with {key} = {other}: choose another port")
 }
@@ -283,6 +335,11 @@ const VERIFY_SOURCES: [(&str, OriginalRequestSource); 3] = [
 /// Length of the prefix `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
 const IPV4_MAPPED_PREFIX: u8 = 96;
 
+/// Warning about trusted proxies whose headers are not named.
+const UNNAMED_HEADERS: &str = "server.trusted_proxies is set, and server.forwarded_headers is not: only X-Forwarded-For \
+     is read; list Forwarded and each other header that the proxies set, or set it to [\"x-forwarded-for\"]";
+
+const FORWARDED_HEADERS: &str = "server.forwarded_headers";
 const REDIRECT: &str = "verify.redirect";
 const ALLOW_READABLE: &str = "server.allow_readable_secrets";
 const DRAIN_DELAY: &str = "server.drain_delay";

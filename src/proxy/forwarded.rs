@@ -1,15 +1,19 @@
-//! The client address, scheme and host for upstreams: `X-Forwarded-*`, `X-Real-IP` and `Forwarded`.
+//! The client's address, and the scheme, host and path prefix of its request, for upstreams: `X-Forwarded-*`,
+//! `X-Real-IP` and `Forwarded`.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::HeaderValue;
-use http::header::{FORWARDED, HeaderName};
+use http::header::FORWARDED;
 
 use super::header_writer::HeaderWriter;
-use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::path;
+use crate::http_headers::{
+    X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_REAL_IP,
+};
 
-/// Verified origin of a request: the client's address, scheme and host.
+/// Verified origin of a request: the client's address, and the scheme and host by which clients reach the gateway.
 ///
 /// An outer layer with the list of trusted proxies inserts it into the request's extensions. Without it the
 /// upstream receives none of these headers, since those sent by the client are always removed.
@@ -17,9 +21,9 @@ use crate::http_headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 pub struct Forwarded {
     /// The client's address.
     pub client: IpAddr,
-    /// Scheme of the client's request, `http` or `https`.
+    /// Scheme of the address that clients use, `http` or `https`.
     pub proto: &'static str,
-    /// The `Host` of the client's request.
+    /// Host of the address that clients use.
     pub host: HeaderValue,
     /// The whole `X-Forwarded-For` value if the request came through trusted proxies. `None` sends the
     /// client's address alone.
@@ -52,6 +56,41 @@ impl Forwarded {
     }
 }
 
+/// Path prefix that a trusted proxy has removed from the request's path, such as `/apps`.
+///
+/// An outer layer inserts it into the request's extensions.
+#[derive(Clone, Debug)]
+pub struct ForwardedPrefix(HeaderValue);
+
+impl ForwardedPrefix {
+    /// Returns the prefix of an `X-Forwarded-Prefix` header, if it is a path in normal form other than `/`.
+    ///
+    /// Applications put it before the addresses that they link or redirect to: `//other.example` would lead to
+    /// another host.
+    #[must_use]
+    pub fn new(prefix: &str) -> Option<Self> {
+        let prefix = prefix.trim_end_matches('/');
+        let is_path = prefix.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"'<>?#,;".contains(&byte));
+        let is_normal = is_path && path::check(prefix, false).is_ok();
+        HeaderValue::try_from(prefix).ok().filter(|_| is_normal).map(Self)
+    }
+
+    /// Writes `X-Forwarded-Prefix`: the prefix that the client has used, of all that were removed on the way.
+    pub(super) fn write(
+        outer: Option<&Self>,
+        stripped: Option<&HeaderValue>,
+        writer: &mut impl HeaderWriter,
+    ) {
+        match (outer, stripped) {
+            (None, None) => {}
+            (Some(Self(prefix)), None) | (None, Some(prefix)) => writer.copy(&X_FORWARDED_PREFIX, prefix),
+            (Some(Self(outer)), Some(prefix)) => {
+                writer.add(&X_FORWARDED_PREFIX, &[outer.as_bytes(), prefix.as_bytes()].concat());
+            }
+        }
+    }
+}
+
 /// Appends an address as `Display` formats it, but faster for IPv4: this runs on every request.
 fn push_address(text: &mut String, address: IpAddr) {
     match address {
@@ -74,8 +113,6 @@ fn push_address(text: &mut String, address: IpAddr) {
 
 /// Initial capacity of a `Forwarded` element, in bytes. Most elements fit.
 const ELEMENT_CAPACITY: usize = 128;
-
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 #[cfg(test)]
 mod tests {
@@ -103,6 +140,30 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["x-forwarded-host"], "app.example:8443");
         assert_eq!(headers["forwarded"], "for=192.0.2.7;host=\"app.example:8443\";proto=https");
+    }
+
+    #[test]
+    fn prefix_is_a_normal_path() {
+        for (prefix, expected) in [
+            ("/apps", Some("/apps")),
+            ("/apps/", Some("/apps")),
+            ("/a/b-c", Some("/a/b-c")),
+            ("/", None),
+            ("", None),
+            ("apps", None),
+            ("//evil.example", None),
+            ("/\\evil.example", None),
+            ("/a/../b", None),
+            ("/%2f%2fevil.example", None),
+            ("/a b", None),
+            ("/a\"b", None),
+            ("/a?b", None),
+            ("/a, /b", None),
+            ("https://evil.example", None),
+        ] {
+            let prefix = ForwardedPrefix::new(prefix);
+            assert_eq!(prefix.as_ref().map(|ForwardedPrefix(prefix)| prefix.to_str().unwrap()), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, HOST, HeaderName, SET_COOKIE};
+use http::header::{AUTHORIZATION, HOST, HeaderName, SET_COOKIE, VIA};
 use http::{HeaderValue, Method};
 
 use super::error::ProxyError;
@@ -11,7 +11,7 @@ use super::hop_by_hop;
 use super::reserved_headers::{RESERVED_RESPONSE_HEADERS, ReservedHeaders, eq_cgi_name};
 use super::route_error::RouteError;
 use super::route_spec::RouteSpec;
-use crate::http_headers::is_valid_host;
+use crate::http_headers::{X_FORWARDED_PREFIX, is_valid_host};
 
 /// The methods that a route allows.
 #[derive(Debug)]
@@ -58,17 +58,61 @@ pub(super) struct RequestHeaderPolicy {
     pub(super) reserved: Arc<ReservedHeaders>,
     /// Changes configured by the operator.
     pub(super) edits: HeaderEdits,
+    /// True if the gateway adds itself to `Via`.
+    pub(super) sends_via: bool,
 }
 
-/// Reserves the identity headers of all routes.
-pub(super) fn reserved_headers(specs: &[RouteSpec]) -> ReservedHeaders {
-    let builtin = ReservedHeaders::default();
-    let names = specs.iter().flat_map(|spec| spec.identity.names());
-    ReservedHeaders::new(names.filter(|name| !builtin.contains(name.as_str())).cloned().collect())
+impl RequestHeaderPolicy {
+    pub(super) fn new(spec: &RouteSpec, reserved: &ReservedSets) -> Self {
+        let edits = spec.request_headers.clone();
+        let sends_via = !edits.affects(&VIA);
+        Self { reserved: Arc::clone(reserved.for_route(spec)), edits, sends_via }
+    }
+}
+
+/// Changes to the headers and trailers of a route's responses.
+#[derive(Debug)]
+pub(super) struct ResponseHeaderPolicy {
+    /// Changes configured by the operator; `None` if there are none.
+    pub(super) edits: Option<Arc<HeaderEdits>>,
+    /// True if the gateway adds itself to `Via`.
+    pub(super) sends_via: bool,
+}
+
+impl ResponseHeaderPolicy {
+    pub(super) fn new(spec: &RouteSpec) -> Self {
+        let edits = &spec.response_headers;
+        Self { edits: (!edits.is_empty()).then(|| Arc::new(edits.clone())), sends_via: !edits.affects(&VIA) }
+    }
+}
+
+/// The reserved request headers of a route table.
+pub(super) struct ReservedSets {
+    /// Names of the identity headers of all routes.
+    identity: Vec<HeaderName>,
+    common: Arc<ReservedHeaders>,
+    /// For routes that limit the methods.
+    with_method_overrides: Arc<ReservedHeaders>,
+}
+
+impl ReservedSets {
+    /// Reserves the identity headers of all routes.
+    pub(super) fn new(specs: &[RouteSpec]) -> Self {
+        let builtin = ReservedHeaders::default();
+        let identity: Vec<_> = specs.iter().flat_map(|spec| spec.identity.names()).cloned().collect();
+        let custom = identity.iter().filter(|name| !builtin.contains(name.as_str())).cloned();
+        let common = ReservedHeaders::new(custom.collect());
+        let with_method_overrides = Arc::new(common.with_method_overrides());
+        Self { identity, common: Arc::new(common), with_method_overrides }
+    }
+
+    fn for_route(&self, spec: &RouteSpec) -> &Arc<ReservedHeaders> {
+        if spec.methods.is_empty() { &self.common } else { &self.with_method_overrides }
+    }
 }
 
 /// Rejects headers that only the gateway may write, and headers that would change the meaning of a message.
-pub(super) fn check_headers(spec: &RouteSpec, reserved: &ReservedHeaders) -> Result<(), RouteError> {
+pub(super) fn check_headers(spec: &RouteSpec, reserved: &ReservedSets) -> Result<(), RouteError> {
     let request = &spec.request_headers;
     let response = &spec.response_headers;
     let check = |key, name: &HeaderName, result: Result<(), Reason>| {
@@ -79,16 +123,21 @@ pub(super) fn check_headers(spec: &RouteSpec, reserved: &ReservedHeaders) -> Res
         check("identity", name, check_identity_header(spec, name))?;
     }
     for name in &request.remove {
-        check("remove_request_headers", name, check_request_header(spec, reserved, name))?;
+        let result = if is_via(name) { Ok(()) } else { check_request_header(spec, reserved, name) };
+        check("remove_request_headers", name, result)?;
     }
     for (name, value) in &request.set {
-        let result =
-            if *name == HOST { check_host(value) } else { check_request_header(spec, reserved, name) };
+        let result = match name {
+            name if *name == HOST => check_host(value),
+            name if is_unused_forwarded_header(spec, reserved, name) => Ok(()),
+            name => check_request_header(spec, reserved, name),
+        };
         let result = result.and_then(|()| check_unique(request.set_names(), name));
         check("set_request_headers", name, result)?;
     }
     for name in &response.remove {
-        check("remove_response_headers", name, check_response_header(name))?;
+        let result = if is_via(name) { Ok(()) } else { check_response_header(name) };
+        check("remove_response_headers", name, result)?;
     }
     for name in response.set_names() {
         let result = check_response_header(name)
@@ -110,16 +159,30 @@ fn check_identity_header(spec: &RouteSpec, name: &HeaderName) -> Result<(), Reas
 }
 
 /// Checks the name of a header that is changed in requests.
-fn check_request_header(
-    spec: &RouteSpec,
-    reserved: &ReservedHeaders,
-    name: &HeaderName,
-) -> Result<(), Reason> {
+fn check_request_header(spec: &RouteSpec, reserved: &ReservedSets, name: &HeaderName) -> Result<(), Reason> {
     check_any_header(name)?;
-    reject_if(reserved.contains(name.as_str()), "the gateway sets it to the user or the client's address")?;
+    let is_reserved = reserved.common.contains(name.as_str());
+    reject_if(is_reserved, "the gateway sets it to the user or the client's address")?;
     reject_if(matches_any(name, &[HOST.as_str()]), "every request needs it")?;
     let is_token = spec.token_audience.is_some() && matches_any(name, &[AUTHORIZATION.as_str()]);
     reject_if(is_token, "the route's `bearer` sets it")
+}
+
+/// Returns `true` for `Via`, which a route may remove but not set.
+fn is_via(name: &HeaderName) -> bool {
+    matches_any(name, &[VIA.as_str()])
+}
+
+/// Returns `true` for a header of the `X-Forwarded-` family that the gateway does not send to the route's upstreams.
+///
+/// It is removed from what clients send all the same.
+fn is_unused_forwarded_header(spec: &RouteSpec, reserved: &ReservedSets, name: &HeaderName) -> bool {
+    let start = name.as_str().get(..X_FORWARDED.len());
+    let sends_prefix = spec.strip_prefix && matches_any(name, &[X_FORWARDED_PREFIX.as_str()]);
+    start.is_some_and(|start| eq_cgi_name(start, X_FORWARDED))
+        && !sends_prefix
+        && !matches_any(name, &SENT_FORWARDED_HEADERS)
+        && !reserved.identity.iter().any(|identity| eq_cgi_name(identity.as_str(), name.as_str()))
 }
 
 /// Checks the name of a header that is changed in responses.
@@ -157,12 +220,22 @@ fn matches_any(name: &HeaderName, names: &[&str]) -> bool {
 
 const RESERVED_REASON: &str = "only the gateway may set it";
 const COOKIE_REASON: &str = "cookies are set by applications";
+const X_FORWARDED: &str = "x-forwarded-";
+/// Headers of this family that the gateway sends with each request, or that identify the user.
+const SENT_FORWARDED_HEADERS: [&str; 6] = [
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+];
 /// Headers that the gateway sets and no route may change.
 const NOT_CONFIGURABLE: [&str; 3] = ["traceparent", "via", "x-request-id"];
 /// Headers that belong to the framing of a message.
 const FRAMING_HEADERS: [&str; 3] = ["content-length", "expect", "trailer"];
 /// Headers that carry something else than the user's identity to upstreams.
-const NON_IDENTITY_HEADERS: [&str; 10] = [
+const NON_IDENTITY_HEADERS: [&str; 11] = [
     "authorization",
     "cookie",
     "forwarded",
@@ -170,6 +243,7 @@ const NON_IDENTITY_HEADERS: [&str; 10] = [
     "proxy",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-prefix",
     "x-forwarded-proto",
     "x-original-url",
     "x-real-ip",
@@ -214,9 +288,9 @@ mod tests {
             ("transfer_encoding", "single connection"),
             ("Upgrade", "single connection"),
             ("Content-Length", "how a message is sent"),
-            ("Via", "only the gateway"),
             ("X-Request-Id", "only the gateway"),
             ("X-Forwarded-For", "the client's address"),
+            ("X_Forwarded_Host", "the client's address"),
             ("X_Forwarded_User", "the client's address"),
             ("Remote-User", "the client's address"),
         ] {
@@ -242,7 +316,6 @@ mod tests {
             ("content_length", "how a message is sent"),
             ("X-Session-Event", "only the gateway"),
             ("X-Set-Access-Cookie", "only the gateway"),
-            ("Via", "only the gateway"),
         ] {
             let setting = RouteSpec { response_headers: set(&[text]), ..spec() };
             assert_rejected(setting, "set_response_headers", part);
@@ -251,6 +324,37 @@ mod tests {
         }
         assert!(error(RouteSpec { response_headers: set(&["Set-Cookie"]), ..spec() }).contains("cookies"));
         Routes::new([RouteSpec { response_headers: remove("set-cookie"), ..spec() }]).unwrap();
+    }
+
+    /// C8: headers that the gateway does not send could not be set either.
+    #[test]
+    fn forwarded_headers_that_are_not_sent_can_be_set() {
+        for text in ["X-Forwarded-Port", "X_Forwarded_Ssl", "X-Forwarded-Scheme", "X-Forwarded-Prefix"] {
+            Routes::new([RouteSpec { request_headers: set(&[text]), ..spec() }]).unwrap();
+        }
+        let strip = RouteSpec { strip_prefix: true, ..spec() };
+        let prefix = RouteSpec { request_headers: set(&["X_Forwarded_Prefix"]), ..strip };
+        assert_rejected(prefix, "set_request_headers", "the client's address");
+        let user = Some(name("X-Forwarded-Login"));
+        let other = RouteSpec {
+            identity: IdentityHeaders { user, ..IdentityHeaders::NONE },
+            ..RouteSpec::new("/b", ["http://a"])
+        };
+        let login = RouteSpec { request_headers: set(&["X-Forwarded-Login"]), ..spec() };
+        assert!(Routes::new([login, other]).unwrap_err().to_string().contains("set_request_headers"));
+    }
+
+    /// C11: `Via` could not be removed.
+    #[test]
+    fn via_can_be_removed_but_not_set() {
+        for text in ["Via", "via"] {
+            Routes::new([RouteSpec { request_headers: remove(text), ..spec() }]).unwrap();
+            Routes::new([RouteSpec { response_headers: remove(text), ..spec() }]).unwrap();
+            let request = RouteSpec { request_headers: set(&[text]), ..spec() };
+            assert_rejected(request, "set_request_headers", "only the gateway");
+            let response = RouteSpec { response_headers: set(&[text]), ..spec() };
+            assert_rejected(response, "set_response_headers", "only the gateway");
+        }
     }
 
     #[test]

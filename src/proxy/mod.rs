@@ -13,9 +13,10 @@
 //!    ([`hop_by_hop`]), [`reserved_headers`], the gateway's [`cookies`] and everything that the route's
 //!    [`HeaderEdits`] change.
 //! 4. [`UpstreamRequest`](request) then adds the configured headers, the token of [`UpstreamTokens`], the
-//!    user ([`IdentityHeaders`]), the client ([`Forwarded`]) and `Via`. The `Host`, path and query of the
-//!    client are preserved unless the route changes them.
-//! 5. [`buffered_body`] reads a small body whole, if the route says so. [`upstream::send`] selects an upstream and a connection, sends the request and awaits the response
+//!    user ([`IdentityHeaders`]), the client ([`Forwarded`], [`ForwardedPrefix`]) and `Via`. The `Host`, path and
+//!    query of the client are preserved unless the route changes them.
+//! 5. [`buffered_body`] reads a small body whole, if the route says so. [`upstream::send`] selects an upstream and a
+//!    connection, sends the request and awaits the response
 //!    head. [`request_body`] streams the body at the upstream's pace within limits of size and idle time.
 //! 6. [`response::prepare_response`] removes hop-by-hop headers, reserved headers and reserved cookies from
 //!    the response, and applies the route's edits.
@@ -140,7 +141,7 @@ mod websocket;
 
 pub use cookies::ReservedCookies;
 pub use error::ProxyError;
-pub use forwarded::Forwarded;
+pub use forwarded::{Forwarded, ForwardedPrefix};
 pub use header_edits::HeaderEdits;
 pub use identity_headers::IdentityHeaders;
 pub use path::{BadPath, check as check_path, check_request_path};

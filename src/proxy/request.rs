@@ -6,14 +6,14 @@ use http::{HeaderValue, Version, request};
 
 use super::empty_body::is_bodiless;
 use super::error::ProxyError;
-use super::forwarded::Forwarded;
+use super::forwarded::{Forwarded, ForwardedPrefix};
 use super::header_writer::HeaderWriter;
 use super::request_head::{ConnectionReuse, ControlData, RequestHead};
 use super::routes::Route;
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::{content_length, hop_by_hop};
-use crate::http_headers::{TRACEPARENT, X_REQUEST_ID, is_valid_host, split_list};
+use crate::http_headers::{TRACEPARENT, X_FORWARDED_PREFIX, X_REQUEST_ID, is_valid_host, split_list};
 use crate::identity::Identity;
 
 /// The headers that need special handling and are present in a request.
@@ -22,6 +22,7 @@ use crate::identity::Identity;
 #[derive(Default)]
 pub(super) struct HeaderFlags {
     connection: bool,
+    forwarded_prefix: bool,
     te: bool,
     transfer_encoding: bool,
     pub(super) upgrade: bool,
@@ -34,6 +35,7 @@ impl HeaderFlags {
         for name in headers.keys() {
             match name.as_str() {
                 "connection" => flags.connection = true,
+                "x-forwarded-prefix" => flags.forwarded_prefix = true,
                 "te" => flags.te = true,
                 "transfer-encoding" => flags.transfer_encoding = true,
                 "upgrade" => flags.upgrade = true,
@@ -54,6 +56,10 @@ pub(super) struct UpstreamRequest<'r> {
     host: Option<HeaderValue>,
     /// Headers that `Connection` nominates, except those that the gateway itself has added.
     connection_headers: Vec<HeaderName>,
+    /// True if the client's `Authorization` is forwarded.
+    passes_authorization: bool,
+    /// Path prefix that a trusted proxy has removed.
+    forwarded_prefix: Option<&'r ForwardedPrefix>,
     accepts_trailers: bool,
     upgrade: Option<HeaderValue>,
     reuse: ConnectionReuse,
@@ -86,8 +92,16 @@ impl<'r> UpstreamRequest<'r> {
             connection_headers = hop_by_hop::connection_headers(&parts.headers);
             connection_headers.retain(|name| !PROTECTED_FROM_CONNECTION.contains(name));
         }
+        // The extension is inserted only for a request with the header.
+        let forwarded_prefix =
+            if flags.forwarded_prefix { parts.extensions.get::<ForwardedPrefix>() } else { None };
+        let replaces_authorization = identity.is_some() && route.spec.token_audience.is_some();
         Ok(Self {
             target,
+            passes_authorization: route.spec.pass_authorization
+                && !replaces_authorization
+                && !has_own_token(&parts.headers, settings),
+            forwarded_prefix,
             host: route.request_headers.edits.value(&HOST).cloned().or(host),
             connection_headers,
             accepts_trailers: flags.te && hop_by_hop::accepts_trailers(&parts.headers),
@@ -108,16 +122,12 @@ impl<'r> UpstreamRequest<'r> {
             "cookie" | "host" => false,
             // hyper sends `100 Continue` itself when the body is read.
             "expect" => false,
-            "authorization" => self.route.spec.pass_authorization && !self.replaces_authorization(),
+            "authorization" => self.passes_authorization,
             name => !hop_by_hop::is_framing(name) && !self.route.request_headers.reserved.contains(name),
         };
         is_end_to_end
             && !self.route.request_headers.edits.affects(name)
             && !self.connection_headers.contains(name)
-    }
-
-    fn replaces_authorization(&self) -> bool {
-        self.identity.is_some() && self.route.spec.token_audience.is_some()
     }
 
     fn write_cookies(&self, writer: &mut impl HeaderWriter) {
@@ -178,7 +188,12 @@ impl RequestHead for UpstreamRequest<'_> {
         if let Some(forwarded) = self.parts.extensions.get::<Forwarded>() {
             forwarded.write_to(writer);
         }
-        self.settings.via.write_to(self.parts.version, writer);
+        let stripped_prefix = self.route.stripped_prefix.as_ref();
+        let outer_prefix = self.forwarded_prefix.filter(|_| !edits.affects(&X_FORWARDED_PREFIX));
+        ForwardedPrefix::write(outer_prefix, stripped_prefix, writer);
+        if self.route.request_headers.sends_via {
+            self.settings.via.write_to(self.parts.version, writer);
+        }
     }
 }
 
@@ -200,6 +215,19 @@ fn connection_reuse(parts: &request::Parts, route: &Route, has_body: bool) -> Co
 fn authenticates_connection(credentials: &HeaderValue) -> bool {
     let scheme = credentials.as_bytes().trim_ascii_start().split(|byte| !byte.is_ascii_alphanumeric()).next();
     CONNECTION_AUTH_SCHEMES.iter().any(|name| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(name)))
+}
+
+/// Returns `true` if `Authorization` contains a token of the gateway, with any scheme.
+///
+/// An upstream that received the token could use it in the user's name, at the gateway or at another upstream.
+fn has_own_token(headers: &HeaderMap, settings: &ProxySettings) -> bool {
+    let Some(tokens) = &settings.upstream_tokens else { return false };
+    // The characters of `token68` (RFC 9110, section 11.2).
+    let is_separator = |byte: &u8| !byte.is_ascii_alphanumeric() && !b"-._~+/=".contains(byte);
+    let is_own_token = |word: &[u8]| str::from_utf8(word).is_ok_and(|word| tokens.is_own_token(word));
+    let mut words =
+        headers.get_all(AUTHORIZATION).iter().flat_map(|line| line.as_bytes().split(is_separator));
+    words.any(is_own_token)
 }
 
 const CONNECTION_AUTH_SCHEMES: [&[u8]; 4] = [b"kerberos", b"nego2", b"negotiate", b"ntlm"];

@@ -21,19 +21,28 @@ pub(super) struct ReservedHeaders {
     custom: Vec<HeaderName>,
     /// Lookup table of the first bytes of reserved names. It rules out most headers at once.
     initials: [bool; 256],
+    /// Bits of the lengths of reserved names, which rule out most others.
+    lengths: u64,
 }
 
 impl ReservedHeaders {
     /// Reserves the built-in names and `custom`.
     pub(super) fn new(custom: Vec<HeaderName>) -> Self {
         let mut initials = [false; 256];
-        let names = NAMES.into_iter().chain(PREFIXES).chain(custom.iter().map(HeaderName::as_str));
-        for initial in names.filter_map(|name| name.bytes().next()) {
+        let names = || NAMES.into_iter().chain(custom.iter().map(HeaderName::as_str));
+        for initial in names().chain(PREFIXES).filter_map(|name| name.bytes().next()) {
             for byte in 0..=u8::MAX {
                 initials[usize::from(byte)] |= normalize_byte(byte) == normalize_byte(initial);
             }
         }
-        Self { custom, initials }
+        let lengths = names().fold(0, |lengths, name| lengths | length_bit(name));
+        Self { custom, initials, lengths }
+    }
+
+    /// Reserves the names by which applications let a request override its method too.
+    pub(super) fn with_method_overrides(&self) -> Self {
+        let overrides = METHOD_OVERRIDES.into_iter().map(HeaderName::from_static);
+        Self::new(self.custom.iter().cloned().chain(overrides).collect())
     }
 
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
@@ -49,9 +58,14 @@ impl ReservedHeaders {
             |prefix: &str| name.get(..prefix.len()).is_some_and(|start| eq_cgi_name(prefix, start));
         let is_name = |reserved: &str| eq_cgi_name(reserved, name);
         PREFIXES.into_iter().any(has_prefix)
-            || NAMES.into_iter().any(is_name)
-            || self.custom.iter().map(HeaderName::as_str).any(is_name)
+            || self.lengths & length_bit(name) != 0
+                && (NAMES.into_iter().any(is_name) || self.custom.iter().map(HeaderName::as_str).any(is_name))
     }
+}
+
+/// Returns the bit of a name's length. All long names share one.
+fn length_bit(name: &str) -> u64 {
+    1 << name.len().min(63)
 }
 
 impl Default for ReservedHeaders {
@@ -94,19 +108,41 @@ const PREFIXES: [&str; 2] = ["x-forwarded-", "x-auth-request-"];
 /// Names of reserved request headers.
 ///
 /// CGI turns `Proxy` into `HTTP_PROXY`, the proxy for the application's own requests (httpoxy).
-/// `X-Original-URL` and `X-Rewrite-URL` override the request path in some frameworks, which would bypass the
-/// route's checks. `Remote-*` are the identity headers of other gateways.
-const NAMES: [&str; 10] = [
+/// `X-Original-*` and `X-Rewrite-*` override the request's target, host or method in some frameworks, which would
+/// bypass the route's checks. `Remote-*` are the identity headers of other gateways.
+const NAMES: [&str; 16] = [
     "forwarded",
     "proxy",
     "x-forwarded",
     "x-real-ip",
+    "x-original-host",
+    "x-original-method",
+    "x-original-path",
+    "x-original-uri",
     "x-original-url",
+    "x-rewrite-path",
+    "x-rewrite-uri",
     "x-rewrite-url",
     "remote-user",
     "remote-email",
     "remote-groups",
     "remote-name",
+];
+
+/// Names of request headers that override the method in some frameworks.
+const METHOD_OVERRIDES: [&str; 12] = [
+    "http-method",
+    "http-method-override",
+    "method-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-http-override",
+    "x-http-verb",
+    "x-http-verb-override",
+    "x-method",
+    "x-method-override",
+    "x-override-method",
+    "x-request-method",
 ];
 
 #[cfg(test)]
@@ -122,6 +158,7 @@ mod tests {
             &["x-forwarded-user", "x_forwarded_user", "x-forwarded_email", "x.forwarded.groups"][..],
             &["x-forwarded-access-token", "x-forwarded-anything", "x-forwarded-", "x-forwarded", "forwarded"],
             &["x_real_ip", "x-original-url", "proxy", "remote-user", "remote_groups"],
+            &["x_original-uri", "x.original.host", "x-original-method", "x_rewrite_url", "x-rewrite-uri"],
             &["x-auth-request-user", "x_auth_request_preferred_username", "x-shop-user", "x_shop.user"],
         ] {
             for name in names {
@@ -137,6 +174,18 @@ mod tests {
             }
         }
         assert!(!ReservedHeaders::default().contains("x-shop-user"));
+    }
+
+    #[test]
+    fn method_overrides_are_reserved_on_request() {
+        let custom = vec![HeaderName::from_static("x-shop-user")];
+        let reserved = ReservedHeaders::new(custom);
+        let limited = reserved.with_method_overrides();
+        for name in ["x-http-method-override", "x_http_method", "x.method-override", "method_override"] {
+            assert!(limited.contains(name) && !reserved.contains(name), "{name}");
+        }
+        assert!(limited.contains("x_shop_user") && limited.contains("x-forwarded-user"));
+        assert!(!limited.contains("x-http-method-overridden"));
     }
 
     #[test]

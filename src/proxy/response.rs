@@ -14,7 +14,7 @@ use crate::http_headers;
 /// Rewrites the head of an upstream's response.
 ///
 /// Removes hop-by-hop headers, reserved headers, reserved cookies and `Alt-Svc`, applies the route's edits and
-/// adds `Via`. With `Alt-Svc` (RFC 7838) browsers would send their requests, with the gateway's cookies, past the
+/// adds `Via` unless the route removes it. With `Alt-Svc` (RFC 7838) browsers would send their requests, with the gateway's cookies, past the
 /// gateway.
 pub(super) fn prepare_response<B>(
     response: Response<B>,
@@ -34,10 +34,12 @@ pub(super) fn prepare_response<B>(
         headers.remove(ALT_SVC);
         filter_clear_site_data(headers);
     }
-    if let Some(edits) = &route.response_edits {
+    if let Some(edits) = &route.response_headers.edits {
         edits.apply(headers);
     }
-    settings.via.write_to(parts.version, headers);
+    if route.response_headers.sends_via {
+        settings.via.write_to(parts.version, headers);
+    }
     if parts.status.canonical_reason().is_none() && parts.extensions.get::<ReasonPhrase>().is_none() {
         // hyper would write `<none>`.
         parts.extensions.insert(EMPTY_REASON);

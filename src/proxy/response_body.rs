@@ -47,7 +47,7 @@ impl DownstreamResponseBody {
         let mut body = Self {
             in_progress: Some(InProgress { body, lease, upload }),
             idle_timer: IdleTimer::new(route.spec.idle_timeout),
-            edits: route.response_edits.clone(),
+            edits: route.response_headers.edits.clone(),
             pending_error: None,
         };
         if body.is_end_stream() {

@@ -4,15 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::Body;
 
-use super::header_edits::HeaderEdits;
-use super::header_policy::{self, AllowedMethods, RequestHeaderPolicy};
+use super::header_policy::{self, AllowedMethods, RequestHeaderPolicy, ReservedSets, ResponseHeaderPolicy};
 use super::path::{self, BadPath};
 use super::path_pattern::literal_prefix;
 use super::preflight::is_preflight;
-use super::reserved_headers::ReservedHeaders;
 use super::route_error::RouteError;
 use super::route_spec::RouteSpec;
 use super::upstream::{LoadBalancer, TrustAnchors, UpstreamTimeouts, run_health_checks};
@@ -47,7 +45,7 @@ impl Routes {
     ) -> Result<Self, RouteError> {
         let known: Vec<_> = previous.routes.iter().map(|route| &route.upstreams).collect();
         let specs: Vec<_> = specs.into_iter().collect();
-        let reserved = Arc::new(header_policy::reserved_headers(&specs));
+        let reserved = ReservedSets::new(&specs);
         let mut trust_anchors = TrustAnchors::default();
         let mut routes: Vec<Arc<Route>> = Vec::new();
         for (index, spec) in specs.into_iter().enumerate() {
@@ -131,8 +129,9 @@ pub(super) struct Route {
     pub(super) timeouts: UpstreamTimeouts,
     pub(super) methods: AllowedMethods,
     pub(super) request_headers: Arc<RequestHeaderPolicy>,
-    /// Changes to response headers; `None` if there are none.
-    pub(super) response_edits: Option<Arc<HeaderEdits>>,
+    pub(super) response_headers: ResponseHeaderPolicy,
+    /// The prefix that the route strips, for `X-Forwarded-Prefix`.
+    pub(super) stripped_prefix: Option<HeaderValue>,
     index: usize,
     /// [Normalized](path::normalize) form of the path, for comparison.
     normalized_path: Vec<u8>,
@@ -141,7 +140,7 @@ pub(super) struct Route {
 impl Route {
     fn new(
         spec: RouteSpec,
-        reserved: &Arc<ReservedHeaders>,
+        reserved: &ReservedSets,
         known: &[&LoadBalancer],
         trust_anchors: &mut TrustAnchors,
     ) -> Result<Self, RouteError> {
@@ -159,19 +158,14 @@ impl Route {
             first_byte: spec.first_byte_timeout,
             idle: spec.idle_timeout,
         };
-        let request_headers = Arc::new(RequestHeaderPolicy {
-            reserved: Arc::clone(reserved),
-            edits: spec.request_headers.clone(),
-        });
-        let response_edits =
-            (!spec.response_headers.is_empty()).then(|| Arc::new(spec.response_headers.clone()));
         Ok(Self {
-            spec,
             upstreams,
             timeouts,
             methods,
-            request_headers,
-            response_edits,
+            request_headers: Arc::new(RequestHeaderPolicy::new(&spec, reserved)),
+            response_headers: ResponseHeaderPolicy::new(&spec),
+            stripped_prefix: stripped_prefix(&spec),
+            spec,
             index: 0,
             normalized_path,
         })
@@ -214,6 +208,12 @@ impl Route {
     }
 }
 
+/// Returns the prefix that a route strips, without a trailing slash.
+fn stripped_prefix(spec: &RouteSpec) -> Option<HeaderValue> {
+    let prefix = spec.path.trim_end_matches('/');
+    (spec.strip_prefix && !prefix.is_empty()).then(|| HeaderValue::try_from(prefix).ok()).flatten()
+}
+
 /// Validates and normalizes the path of a route.
 fn normalize_path(path: &str) -> Result<Vec<u8>, RouteError> {
     if let Some(prefix) = literal_prefix(path) {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn target(spec: RouteSpec, uri: &str) -> Result<String, BadPath> {
-        let route = Route::new(spec, &Arc::default(), &[], &mut TrustAnchors::default()).unwrap();
+        let route = Route::new(spec, &ReservedSets::new(&[]), &[], &mut TrustAnchors::default()).unwrap();
         route.target(&uri.parse().unwrap()).map(|target| target.to_string())
     }
 

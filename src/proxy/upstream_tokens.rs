@@ -13,4 +13,12 @@ pub trait UpstreamTokens: Send + Sync + 'static {
     /// The value must be marked [sensitive](HeaderValue::set_sensitive). With `None` the request is
     /// forwarded without an `Authorization` header.
     fn authorization(&self, identity: &Identity, audience: &str) -> Option<HeaderValue>;
+
+    /// Returns `true` for a token that this gateway has issued, expired or not.
+    ///
+    /// A route with [`pass_authorization`](super::RouteSpec::pass_authorization) does not forward such a token. The
+    /// default implementation recognizes none.
+    fn is_own_token(&self, _token: &str) -> bool {
+        false
+    }
 }

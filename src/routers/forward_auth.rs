@@ -22,7 +22,9 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use serde::Deserialize;
 
 use super::ApiError;
-use crate::http_headers::{PRIVATE_NO_STORE, X_FORWARDED_HOST, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE};
+use crate::http_headers::{
+    PRIVATE_NO_STORE, X_FORWARDED_HOST, X_SET_ACCESS_COOKIE, X_SET_REFRESH_COOKIE, is_valid_host,
+};
 use crate::identity::{Identity, Roles};
 use crate::layer::CookiePolicy;
 
@@ -41,19 +43,19 @@ pub enum OriginalRequestSource {
 #[derive(Clone, Debug, Default)]
 struct RequiredRoles(Option<Roles>);
 
-/// Turns an auth request at or below `path` into the original request.
+/// Turns an auth request at or below `path` into the original request. On an error it stays as it is.
 ///
 /// # Errors
 ///
 /// - [`ApiError::NotFound`] for another path.
-/// - [`ApiError::InvalidRequest`] if the method or URI is missing or repeated, or if the query is anything but
-///   one `roles` parameter. With Envoy the query belongs to the original request, and the roles are in
+/// - [`ApiError::InvalidRequest`] if the method or URI is missing or repeated, if the host is invalid, or if the
+///   query is anything but one `roles` parameter. With Envoy the query belongs to the original request, and the roles are in
 ///   `X-Sekisho-Roles`.
 pub fn restore_original_request<B>(
     source: OriginalRequestSource,
     path: &str,
-    mut request: Request<B>,
-) -> Result<Request<B>, ApiError> {
+    request: &mut Request<B>,
+) -> Result<(), ApiError> {
     let headers = request.headers();
     let suffix = strip_path(path, request.uri())?;
     let (method, target, required_roles) = match source {
@@ -71,13 +73,16 @@ pub fn restore_original_request<B>(
     };
     if source == OriginalRequestSource::XForwarded {
         let host = at_most_one(headers, &X_FORWARDED_HOST)?.cloned();
+        if host.as_ref().is_some_and(|host| !is_valid_host(host.as_bytes())) {
+            return Err(invalid(format!("{X_FORWARDED_HOST} is not a host with an optional port.")));
+        }
         request.headers_mut().remove(HOST);
         request.headers_mut().extend(host.map(|host| (HOST, host)));
     }
     *request.method_mut() = method;
     *request.uri_mut() = target.into();
     request.extensions_mut().insert(required_roles);
-    Ok(request)
+    Ok(())
 }
 
 /// Responds to a request that has passed the session layer, with the user in headers.

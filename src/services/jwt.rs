@@ -193,12 +193,7 @@ impl AccessTokens {
     ) -> Result<AccessToken, VerifyError> {
         let (signed, payload, signature) = split_token(token).ok_or(VerifyError::Malformed)?;
         let header = &signed[..signed.len() - payload.len() - 1];
-        let key = find_key(keys, header)?;
-        let mut bytes = [0; DECODED_SIGNATURE];
-        let signature = decode(signature, &mut bytes)?;
-        if !key.verifier().verify(signed.as_bytes(), signature) {
-            return Err(VerifyError::Malformed);
-        }
+        verify_signature(keys, signed, header, signature)?;
         if payload.len() <= TYPICAL_PAYLOAD {
             // Zeroing the larger buffer takes as long as decoding a typical payload.
             self.check_payload(payload, &mut [0; TYPICAL_PAYLOAD / 4 * 3], now)
@@ -257,6 +252,27 @@ impl AccessTokens {
         let random = f64::from(id.0.as_fields().0) / f64::from(u32::MAX);
         self.settings.access_ttl.mul_f64(1.0 - random * self.settings.access_ttl_jitter.clamp(0.0, 1.0))
     }
+}
+
+/// Returns `true` if the token begins with the header that one of the keys signs. Costs no cryptography.
+pub(super) fn has_own_header(keys: &KeyRing, token: &str) -> bool {
+    keys.keys()
+        .iter()
+        .any(|key| token.strip_prefix(key.header()).is_some_and(|payload| payload.starts_with('.')))
+}
+
+/// Returns `true` if one of the keys has signed the token, whatever its claims.
+pub(super) fn is_signed_by(keys: &KeyRing, token: &str) -> bool {
+    let Some((signed, payload, signature)) = split_token(token) else { return false };
+    let header = &signed[..signed.len() - payload.len() - 1];
+    verify_signature(keys, signed, header, signature).is_ok()
+}
+
+fn verify_signature(keys: &KeyRing, signed: &str, header: &str, signature: &str) -> Result<(), VerifyError> {
+    let key = find_key(keys, header)?;
+    let mut bytes = [0; DECODED_SIGNATURE];
+    let signature = decode(signature, &mut bytes)?;
+    if key.verifier().verify(signed.as_bytes(), signature) { Ok(()) } else { Err(VerifyError::Malformed) }
 }
 
 /// The claims, in serialization order.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::audit_log::AuditLog;
 use super::deferred_writes::DeferredWrites;
-use super::jwt::AccessTokens;
+use super::jwt::{self, AccessTokens};
 use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
 use super::memory::MemoryStore;
 use super::refresh::Refresher;
@@ -239,6 +239,17 @@ impl Tokens {
         refresh
             .map(|token| token.session)
             .or_else(|| issuer.read_access(access_token?).map(|token| token.identity.session))
+    }
+
+    /// Returns `true` for an access token, a refresh token or an upstream token that one of the present keys has signed,
+    /// expired or not.
+    #[must_use]
+    pub fn has_issued(&self, token: &str) -> bool {
+        let keys = self.inner.issuer.keys.load();
+        let is_verified =
+            || self.inner.verified.find(token, &keys, self.inner.issuer.clock.now_micros()).is_some();
+        jwt::has_own_header(&keys, token) && (is_verified() || jwt::is_signed_by(&keys, token))
+            || refresh_token::parse(&keys, token).is_ok()
     }
 
     /// Returns the row of a session.

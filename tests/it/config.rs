@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sekisho::config::{
-    BuiltinRoutes, Config, ConfigError, DatabaseKind, KEYS, KeySource, LoadedConfig, ROUTE_KEYS, RouteAuth,
-    Sources,
+    BuiltinRoutes, Config, ConfigError, DatabaseKind, ForwardedHeader, KEYS, KeySource, LoadedConfig,
+    ROUTE_KEYS, RouteAuth, Sources,
 };
 use sekisho::layer::{OnStoreLoss, SameSite};
 use sekisho::pages::PagesSettings;
@@ -106,6 +106,7 @@ fn defaults_are_as_documented() {
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(server.public_origin.unwrap().as_str(), "http://127.0.0.1:8080");
     assert!(server.allowed_origins.is_empty() && server.trusted_proxies.is_empty() && !server.reuse_port);
+    assert_eq!(server.forwarded_headers, [ForwardedHeader::XForwardedFor]);
     let all = [BuiltinRoutes::Auth, BuiltinRoutes::Token, BuiltinRoutes::Movies, BuiltinRoutes::Docs];
     assert_eq!(server.builtin, BTreeSet::from(all));
     assert_eq!(server.auth_prefix.as_str(), "/auth");
@@ -871,6 +872,10 @@ const BAD: &[(&str, &str)] = &[
     ("[server]\ntrusted_proxies = ['10.0.0.0/33']", "\"10.0.0.0/33\": expected a network such as 10.0.0.0/8"),
     ("[server]\ntrusted_proxies = ['proxy.example']", "expected a network"),
     (
+        "[server]\nforwarded_headers = ['x-forwarded-user']",
+        "\"x-forwarded-user\": expected one of forwarded, x-forwarded-for",
+    ),
+    (
         "[server]\nbuiltin = ['auth', 'moovies']",
         "\"moovies\": expected one of auth, token, movies, docs (did you mean movies?)",
     ),
@@ -1079,6 +1084,7 @@ const BAD_ROUTES: &[(&str, &str)] = &[
     ("path = '/a%2fb'", "encoded slashes"),
     ("path = '/auth'", "the built-in /auth hides this route"),
     ("path = '/auth/sessions'", "the built-in /auth hides this route"),
+    ("path = '/%61uth/x'", "the built-in /auth hides this route"),
     ("path = '/.well-known/jwks.json'", "disable the built-in one in server.builtin"),
     ("upstreams = []", "expected at least one"),
     ("upstreams = 'http://h:1'", "expected a list of texts"),
@@ -1248,6 +1254,8 @@ fn suspicious_settings_cause_warnings() {
         ("[login]\nbcrypt_cost = 4", "login.bcrypt_cost is below 10"),
         ("[tokens]\nkey_activation = '5s'", "tokens.key_activation is below 20s"),
         ("[server]\ntrusted_proxies = ['0.0.0.0/0']", "server.trusted_proxies contains every address"),
+        // C9: who relied on `Forwarded` is told.
+        ("[server]\ntrusted_proxies = ['10.0.0.1']", "list Forwarded and each other header"),
         ("[server]\nmax_header_bytes = '1MiB'\nmax_uri = '64KiB'", "server.max_uri: URIs over 64KiB"),
         (
             "[[routes]]\npath = '/'\nupstreams = ['http://h']\nroles = ['amdin']",
@@ -1258,6 +1266,10 @@ fn suspicious_settings_cause_warnings() {
         assert!(warnings.len() == 1 && warnings[0].contains(part), "{warnings:?}");
     }
     assert!(file("[session]\ngrace = '45s'").load().unwrap().warnings.is_empty());
+    for headers in ["['x-forwarded-for']", "['Forwarded', 'X-Real-IP']", "[]"] {
+        let text = format!("[server]\ntrusted_proxies = ['10.0.0.1']\nforwarded_headers = {headers}");
+        assert!(file(&text).load().unwrap().warnings.is_empty(), "{headers}");
+    }
 }
 
 #[test]

@@ -454,6 +454,12 @@ async fn host_comes_from_the_configured_headers() {
     let app = start_app("x-forwarded").await;
     let twice = with(x_forwarded("POST", "/"), "x-forwarded-host", "other.example.com");
     send(&app, twice).await.problem(400, "invalid_request");
+    // C20: the host was not checked.
+    for host in ["localhost:x", "a:99999", "[]", "u@a", "a/b"] {
+        let mut request = x_forwarded("GET", "/");
+        request.headers_mut().insert("x-forwarded-host", HeaderValue::from_str(host).unwrap());
+        send(&app, request).await.problem(400, "invalid_request");
+    }
 }
 
 /// A WebSocket handshake is a `GET`, and a matching host is not sufficient (B-6).

@@ -14,8 +14,8 @@
 //! | P-7 | malformed field lines are rejected | `framing::malformed_header_lines_are_rejected`, `framing::bare_line_feeds_are_normalized`, `responses::ambiguous_response_is_502`, `responses::whitespace_before_the_colon_is_removed`, `responses::response_fields_with_odd_names_are_dropped` |
 //! | P-8 | a request has one valid host | `targets::absolute_target_host_wins_over_host_header`, `targets::invalid_host_is_rejected`, `http2::invalid_authority_is_rejected` |
 //! | P-9 | proxy loops are detected | `hops::proxy_loop_is_detected` |
-//! | P-10 | forwarding headers come from trusted proxies only | `gateway::upstream_headers::forwarded_headers_are_set_by_trusted_proxies_only` |
-//! | P-11 | the forwarded path is the path that selects the route | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected`, `targets::path_with_raw_utf8_is_rejected` |
+//! | P-10 | forwarding headers come from trusted proxies only | `gateway::upstream_headers::forwarded_headers_are_set_by_trusted_proxies_only`, `gateway::upstream_headers::only_configured_headers_of_trusted_proxies_are_believed`, `gateway::upstream_headers::upstream_is_told_the_public_origin`, `gateway::upstream_headers::invalid_host_of_a_trusted_proxy_is_ignored` |
+//! | P-11 | the forwarded path is the path that selects the route | `targets::only_the_path_selects_the_route`, `targets::ambiguous_path_is_rejected`, `targets::path_with_raw_utf8_is_rejected`, `gateway::paths::builtin_paths_win_in_any_spelling`, `gateway::paths::overlong_utf8_is_400` |
 //! | P-12 | path and query are forwarded byte for byte | `targets::five_hundred_targets_are_forwarded_byte_for_byte` |
 //! | P-13 | requests that may have been processed are not retried | `proxy::request_read_by_an_upstream_is_not_retried`, `upstreams::connections::failure_on_a_new_connection_is_not_retried`, `upstreams::http2::requests_beyond_a_goaway_are_sent_again` |
 //! | P-14 | a connection in an unknown state is not reused | `proxy::connection_with_leftover_bytes_is_not_reused`, `upstreams::connections::unsolicited_bytes_answer_no_request`, `upstreams::connections::early_response_closes_the_connection`, `responses::bodiless_responses_have_no_framing`, `upstreams::connections::authenticated_connections_serve_no_other_client` |
@@ -26,7 +26,7 @@
 //! | P-19 | bodies are streamed | `upstreams::memory::large_bodies_are_not_buffered`, `proxy::events_arrive_before_the_stream_ends` |
 //! | P-20 | the session is checked before `100 Continue` | `hops::session_is_checked_before_100_continue` |
 //! | P-21 | WebSocket frames pass unchanged | `streams::forwarding::websocket_messages_are_forwarded_both_ways`, `streams::forwarding::websocket_close_codes_are_forwarded`, `streams::forwarding::websocket_bytes_are_unchanged` |
-//! | P-22 | methods are limited | `gateway::rules::route_allows_only_its_methods`, `gateway::wire::connect_and_asterisk_targets_are_rejected` |
+//! | P-22 | methods are limited | `gateway::rules::route_allows_only_its_methods`, `gateway::wire::connect_and_asterisk_targets_are_rejected`, `gateway::upstream_headers::method_overrides_do_not_reach_routes_with_methods` |
 //! | P-23 | bodiless responses have no body and no framing | `responses::bodiless_responses_have_no_framing`, `responses::early_hints_are_dropped` |
 //! | P-24 | every 401 has a challenge | `hops::every_401_has_www_authenticate` |
 //! | P-25 | redirects are forwarded | `proxy::redirects_are_forwarded_to_the_client` |

@@ -206,7 +206,7 @@ async fn server_uses_tls_and_forwards_the_scheme() {
     }
     let seen = upstream.seen().await;
     assert_eq!(seen.all("x-forwarded-proto"), ["https"]);
-    assert_eq!(seen.all("x-forwarded-host"), ["app.example"]);
+    assert_eq!(seen.all("x-forwarded-host"), [server.public.to_string()]);
     assert_eq!(seen.all("host"), ["app.example"]);
     assert_eq!(seen.all("cookie"), ["a=1; b=2"]);
     server.stop().await;

@@ -187,3 +187,5 @@ pub(crate) const NAMES: [&str; 2] = ["__Host-access_token", "__Host-refresh_toke
 /// The client address of requests.
 pub(crate) const PEER: &str = "192.0.2.7:4711";
 const ORIGIN: &str = "http://127.0.0.1:8080";
+/// The host of the public origin.
+pub(crate) const PUBLIC_HOST: &str = "127.0.0.1:8080";
