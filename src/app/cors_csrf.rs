@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use futures_util::future::Either;
-use http::header::{HeaderMap, ORIGIN, VARY};
+use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, ORIGIN, VARY};
 use http::{HeaderValue, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::util::{BoxCloneSyncService, Oneshot};
@@ -21,7 +21,7 @@ use tower_http::csrf::{ConfigError, CsrfLayer, ProtectionError};
 use super::conditional::ConditionalLayer;
 use super::csrf_log::CsrfLogLayer;
 use crate::config::{AllowedOrigin, PathPrefix};
-use crate::http_headers::{X_REQUEST_ID, list_contains};
+use crate::http_headers::{X_REQUEST_ID, list_contains, list_elements};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::routers::ApiError;
 use crate::server::HttpService;
@@ -60,7 +60,7 @@ impl<S: HttpService + Sync> Layer<S> for CorsCsrfLayer {
         let checked = ServiceBuilder::new()
             // Outermost, so that pages of allowed origins can read rejections.
             .layer(ConditionalLayer::new(cors(&allowed_origins), move |request: &Request<Body>| {
-                has_allowed_origin(&allowed_origins, request)
+                has_allowed_origin(&allowed_origins, request.headers())
             }))
             .layer(ConditionalLayer::new(self.csrf.clone(), move |request: &Request<Body>| {
                 condition.applies_to(request)
@@ -107,14 +107,16 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let checks = &*self.checks;
-        let needs_checks =
-            has_allowed_origin(&checks.allowed_origins, &request) || checks.condition.applies_to(&request);
+        let is_allowed = has_allowed_origin(&checks.allowed_origins, request.headers());
+        // The CORS layer responds to all `OPTIONS` requests as preflights.
+        let exposes = is_allowed && request.method() != Method::OPTIONS;
+        let needs_checks = is_allowed || checks.condition.applies_to(&request);
         let future = if needs_checks {
             Either::Left(Box::pin(checks.checked.clone().oneshot(request)))
         } else {
             Either::Right(self.inner.call(request))
         };
-        CorsCsrfFuture { future, varies: !checks.allowed_origins.is_empty() }
+        CorsCsrfFuture { future, exposes, varies: !checks.allowed_origins.is_empty() }
     }
 }
 
@@ -122,10 +124,12 @@ pin_project! {
     /// Response future of [`CorsCsrf`].
     ///
     /// Adds `Vary: Origin` to every response if there are allowed origins. Without it, a cache could serve
-    /// a page of an allowed origin a response that lacks the CORS headers.
+    /// a page of an allowed origin a response that lacks the CORS headers. Adds the gateway's headers to those that
+    /// pages of allowed origins can read.
     pub struct CorsCsrfFuture<F> {
         #[pin]
         future: Either<Pin<Box<Oneshot<CheckedService, Request<Body>>>>, F>,
+        exposes: bool,
         varies: bool,
     }
 }
@@ -136,32 +140,50 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for CorsCsrf
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut response) = ready!(this.future.poll(cx));
-        if *this.varies && !varies_by_origin(response.headers()) {
-            response.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
+        if *this.exposes {
+            expose_headers(response.headers_mut());
+        }
+        if *this.varies {
+            vary_by_origin(response.headers_mut());
         }
         Poll::Ready(Ok(response))
     }
 }
 
-fn varies_by_origin(headers: &HeaderMap) -> bool {
-    list_contains(headers, &VARY, "*") || list_contains(headers, &VARY, "origin")
+fn vary_by_origin(headers: &mut HeaderMap) {
+    if !list_contains(headers, &VARY, "*") && !list_contains(headers, &VARY, "origin") {
+        headers.append(VARY, HeaderValue::from_static("Origin"));
+    }
+}
+
+/// Adds the gateway's headers to those that the response exposes to pages of other origins.
+///
+/// A `*` of the response exposes nothing: with credentials it stands for itself (Fetch standard, section 3.3.3).
+fn expose_headers(headers: &mut HeaderMap) {
+    let own = [SESSION_EVENT_HEADER, X_REQUEST_ID];
+    let is_other = |name: &&[u8]| !own.iter().any(|own| own.as_str().as_bytes().eq_ignore_ascii_case(name));
+    let mut names: Vec<&[u8]> = list_elements(headers, &ACCESS_CONTROL_EXPOSE_HEADERS).collect();
+    names.retain(|name| !name.is_empty() && is_other(name));
+    names.extend(own.iter().map(|own| own.as_str().as_bytes()));
+    if let Ok(exposed) = HeaderValue::from_bytes(&names.join(&b", "[..])) {
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
 }
 
 /// CORS with credentials. Applied to requests of allowed origins alone, so that other `OPTIONS` requests
-/// reach the upstream.
+/// reach the upstream. [`expose_headers`] adds to the response what it exposes itself.
 fn cors(allowed_origins: &[HeaderValue]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(allowed_origins.iter().cloned()))
         .allow_credentials(true)
         .allow_methods(AllowMethods::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([SESSION_EVENT_HEADER, X_REQUEST_ID])
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
-fn has_allowed_origin(allowed_origins: &[HeaderValue], request: &Request<Body>) -> bool {
+fn has_allowed_origin(allowed_origins: &[HeaderValue], headers: &HeaderMap) -> bool {
     let is_allowed = |origin| allowed_origins.contains(origin);
-    !allowed_origins.is_empty() && request.headers().get(ORIGIN).is_some_and(is_allowed)
+    !allowed_origins.is_empty() && headers.get(ORIGIN).is_some_and(is_allowed)
 }
 
 /// CSRF protection without CORS: rejects unsafe cross-site requests with session `cookies` of all origins
@@ -222,7 +244,7 @@ impl CsrfCondition {
         }
         let needs_protection = self.cookies.present_in(request.headers())
             || self.login_paths.iter().any(|path| path.matches(request.uri().path()));
-        needs_protection && !has_allowed_origin(&self.app_origins, request)
+        needs_protection && !has_allowed_origin(&self.app_origins, request.headers())
     }
 }
 

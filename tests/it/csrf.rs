@@ -1,14 +1,18 @@
 //! CSRF protection and CORS.
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Response};
 use sekisho::models::user::Role;
+use sekisho::server::ServerLimits;
 use serde_json::json;
 
 use crate::support::app::{ORIGIN, PASSWORD, TestApp, on_each_database, send_from};
 use crate::support::browser::Browser;
 use crate::support::db::TestDatabase;
+use crate::support::gateway::{TestGatewayBuilder, route};
 use crate::support::http::{TestResponse, bare, get, post, with};
+use crate::support::proxy_server::exchange;
+use crate::support::upstream::Upstream;
 
 on_each_database! {
     state_changes_require_a_trusted_origin
@@ -141,6 +145,51 @@ async fn allowed_origins_get_cors_headers_on_every_response(database: TestDataba
     assert_eq!((response.status.as_u16(), response.event()), (200, Some("rotated")));
     of_page(&response);
     assert!(response.headers.get_all("vary").iter().any(|line| line == "Cookie"));
+}
+
+/// C6: what an upstream or a route exposes to pages of allowed origins was replaced.
+#[tokio::test]
+async fn exposed_headers_of_upstreams_and_routes_are_kept() {
+    let upstream = Upstream::responding_with(|seen| {
+        let mut response = Response::builder();
+        for line in seen.all("x-expose") {
+            response = response.header("access-control-expose-headers", line);
+        }
+        response.body(Body::empty()).unwrap()
+    })
+    .await;
+    let set = "set_response_headers = { Access-Control-Expose-Headers = \"X-Of-Route\" }";
+    let toml = format!("[server]\nallowed_origins = [\"{PAGE}\"]\n")
+        + &route("/", &upstream.url(), "auth = \"none\"")
+        + &route("/set", &upstream.url(), &format!("auth = \"none\"\n{set}"));
+    let gateway = TestGatewayBuilder::new(toml).start().await;
+    let address = gateway.listen(ServerLimits::default()).await;
+    let own = "x-session-event, x-request-id";
+    for (path, sent, exposed) in [
+        ("/", &[][..], own.to_owned()),
+        ("/", &["X-Total"], format!("X-Total, {own}")),
+        ("/", &["X-Total, ETag", "X-More"], format!("X-Total, ETag, X-More, {own}")),
+        ("/", &["X-Request-Id,, X-Total"], format!("X-Total, {own}")),
+        // With credentials it is the name of a header.
+        ("/", &["*"], format!("*, {own}")),
+        ("/set", &["X-Total"], format!("X-Of-Route, {own}")),
+    ] {
+        let fields: String = sent.iter().map(|line| format!("X-Expose: {line}\r\n")).collect();
+        for origin in [PAGE, OTHER] {
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\nOrigin: {origin}\r\n{fields}\r\n"
+            );
+            let response = exchange(address, request).await;
+            let lines =
+                response.lines().filter_map(|line| line.strip_prefix("access-control-expose-headers: "));
+            let lines: Vec<_> = lines.collect();
+            if origin == PAGE {
+                assert_eq!(lines, [&*exposed], "{path} {sent:?}");
+            } else {
+                assert!(!lines.iter().any(|line| line.contains("x-session-event")), "{lines:?}");
+            }
+        }
+    }
 }
 
 async fn preflight_succeeds_for_allowed_origins_only(database: TestDatabase) {
