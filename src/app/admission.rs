@@ -52,7 +52,7 @@ impl Admission {
     ///
     /// Returns the response to a request whose client has too many. A request that did not arrive through a listener
     /// is not counted.
-    pub(super) fn begin(&self, request: &mut Request) -> Option<Response> {
+    pub(super) fn begin(&self, request: &mut Request, is_in_reserve: bool) -> Option<Response> {
         let context = RequestContext::current()?;
         let address = context.client()?;
         if !request.body().is_end_stream()
@@ -60,7 +60,6 @@ impl Admission {
         {
             place.attach(context.clone());
         }
-        let is_in_reserve = request.extensions().get::<InReserve>().is_some();
         let share = self.shares.try_begin(&self.client(address), is_in_reserve).or_else(|busy| {
             let session = self.session(request.headers()).ok_or(busy)?;
             self.shares.try_begin(&Client::Session(session), is_in_reserve)
@@ -130,7 +129,8 @@ pub(super) async fn limit_clients(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match admission.begin(&mut request) {
+    let is_in_reserve = request.extensions().get::<InReserve>().is_some();
+    match admission.begin(&mut request, is_in_reserve) {
         None => next.run(request).await,
         Some(rejection) => rejection,
     }

@@ -24,7 +24,7 @@ use crate::config::{AllowedOrigin, PathPrefix};
 use crate::http_headers::{X_REQUEST_ID, list_contains, list_elements};
 use crate::layer::{CookiePolicy, SESSION_EVENT_HEADER};
 use crate::routers::ApiError;
-use crate::server::HttpService;
+use crate::server::{HttpService, Rejected};
 
 /// Layer of [`CorsCsrf`].
 #[derive(Clone)]
@@ -110,7 +110,8 @@ where
         let is_allowed = has_allowed_origin(&checks.allowed_origins, request.headers());
         // The CORS layer responds to all `OPTIONS` requests as preflights.
         let exposes = is_allowed && request.method() != Method::OPTIONS;
-        let needs_checks = is_allowed || checks.condition.applies_to(&request);
+        let is_rejected = is_allowed && !exposes && request.extensions().get::<Rejected>().is_some();
+        let needs_checks = (is_allowed && !is_rejected) || checks.condition.applies_to(&request);
         let future = if needs_checks {
             Either::Left(Box::pin(checks.checked.clone().oneshot(request)))
         } else {

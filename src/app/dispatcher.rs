@@ -81,10 +81,11 @@ impl Service<Request<Body>> for Dispatcher {
             return DispatchFuture::ready(rejected.response());
         }
         let destination = inner.resolve(&request);
+        let is_in_reserve = request.extensions().get::<InReserve>().is_some();
         if let Some(number) = destination.route_number() {
             RequestContext::with_current(|context| context.set_route(number));
         }
-        if let Some(rejection) = inner.admission.begin(&mut request) {
+        if let Some(rejection) = inner.admission.begin(&mut request, is_in_reserve) {
             return DispatchFuture::ready(rejection);
         }
         match destination {
@@ -94,7 +95,7 @@ impl Service<Request<Body>> for Dispatcher {
             }
             Destination::Proxy(auth, route, _) => {
                 // The reserve is for the built-in router: sign-in, sign-out and sessions.
-                if request.extensions().get::<InReserve>().is_some() {
+                if is_in_reserve {
                     return DispatchFuture::ready(overloaded_response());
                 }
                 if let Some(rejection) = inner.admission.check_route(&route) {
@@ -157,7 +158,6 @@ impl DispatcherInner {
             (None, None) => Destination::None(ProxyError::NoRoute),
         }
     }
-}
 
     /// Returns the route number of the built-in path at or above `path`.
     ///
@@ -172,6 +172,7 @@ impl DispatcherInner {
         // The route that the path would have may allow encoded slashes.
         found.map(|(_, number)| check_path(path, false).map(|()| *number)).transpose()
     }
+}
 
 type FutureOf<S> = <S as Service<Request<Body>>>::Future;
 

@@ -26,7 +26,7 @@ use super::upgrade_origin::{WebSocketOriginCheck, cross_site_upgrade_response};
 use crate::config::{AllowedOrigin, Config};
 use crate::layer::{CookiePolicy, Reject401, SilentRefreshLayer};
 use crate::pages::{Pages, SignInTarget};
-use crate::proxy::{ProxyError, ReservedCookies, check_path};
+use crate::proxy::{ProxyError, ReservedCookies, check_request_path};
 use crate::request_context::RequestContext;
 use crate::routers::ApiError;
 use crate::routers::forward_auth::{self, OriginalRequestSource};
@@ -39,6 +39,13 @@ use crate::services::token::Tokens;
 #[derive(Clone)]
 pub struct ForwardAuthService(Arc<ArcSwap<Router>>);
 
+/// Records auth requests that are rejected before their original request is known.
+#[derive(Clone)]
+struct RejectionRecorder {
+    recorder: RequestRecorder<()>,
+    route: u32,
+}
+
 impl ForwardAuthService {
     pub(super) fn new(router: Router) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(router)))
@@ -46,6 +53,15 @@ impl ForwardAuthService {
 
     pub(super) fn replace(&self, router: Router) {
         self.0.store(Arc::new(router));
+    }
+}
+
+impl RejectionRecorder {
+    fn record(&self, request: http::Request<()>, rejection: Response) -> Response {
+        self.recorder.record_rejection(request, |(), _| {
+            RequestContext::with_current(|context| context.set_route(self.route));
+            rejection
+        })
     }
 }
 
@@ -106,12 +122,14 @@ impl ForwardAuthStack {
         admission: Admission,
         errors: ErrorResponses,
     ) -> Result<Router, AppError> {
+        let route = recorder.metrics.route("builtin:verify");
+        let rejections = RejectionRecorder { recorder: RequestRecorder::new((), recorder.clone()), route };
         let original_request = OriginalRequestState {
             path: Arc::clone(&self.path),
             source: self.source,
             trusted_proxies: recorder.trusted_proxies.clone().into(),
+            rejections,
         };
-        let route = recorder.metrics.route("builtin:verify");
         let recorder = recorder.clone();
         let shares = admission.shares().clone();
         let cookies = Arc::clone(&self.cookies);
@@ -146,31 +164,35 @@ struct OriginalRequestState {
     path: Arc<str>,
     source: OriginalRequestSource,
     trusted_proxies: Arc<TrustedProxies>,
+    rejections: RejectionRecorder,
+}
+
+impl OriginalRequestState {
+    fn reject(&self, request: Request, rejection: impl IntoResponse) -> Response {
+        self.rejections.record(request.map(drop), rejection.into_response())
+    }
 }
 
 /// Replaces a trusted proxy's forward auth request by the request that it is about.
 async fn restore_original_request(
     State(state): State<OriginalRequestState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip());
     if !peer.is_some_and(|peer| state.trusted_proxies.contains(peer)) {
         tracing::info!(peer = peer.map(tracing::field::display), "forward auth request from untrusted peer");
         let detail = "Only the proxies of server.trusted_proxies may send forward auth requests.";
-        return ApiError::Forbidden(detail).into_response();
+        return state.reject(request, ApiError::Forbidden(detail));
     }
-    let request = match forward_auth::restore_original_request(state.source, &state.path, request) {
-        Ok(request) => request,
-        Err(error) => {
-            tracing::info!(%error, "invalid forward auth request");
-            return error.into_response();
-        }
-    };
+    if let Err(error) = forward_auth::restore_original_request(state.source, &state.path, &mut request) {
+        tracing::info!(%error, "invalid forward auth request");
+        return state.reject(request, error);
+    }
     // Encoded slashes are allowed: their meaning depends on the application behind the proxy in front.
-    match check_path(request.uri().path(), true) {
+    match check_request_path(request.uri().path(), true) {
         Ok(()) => next.run(request).await,
-        Err(bad_path) => ProxyError::from(bad_path).into_response(),
+        Err(bad_path) => state.reject(request, ProxyError::from(bad_path).into_response()),
     }
 }
 

@@ -73,6 +73,18 @@ impl<S> RequestRecorder<S> {
         config.public_authority = config.public_authority.as_ref().map(PublicAuthority::unshared);
         Self { inner, shared: Arc::new(Shared { config, routes }) }
     }
+
+    /// Records a request that the inner service does not receive, and the response of `respond` to it.
+    pub(super) fn record_rejection(
+        &self,
+        mut request: Request<()>,
+        respond: impl FnOnce(&S, &Request<()>) -> Response<Body>,
+    ) -> Response<Body> {
+        let record = RequestRecord::begin(&self.shared, &mut request);
+        let context = record.context.clone();
+        let response = context.enter(|| respond(&self.inner, &request));
+        record.on_response(response)
+    }
 }
 
 impl<S> Service<Request<Body>> for RequestRecorder<S>
@@ -144,7 +156,7 @@ struct ResponseProgress {
 }
 
 impl RequestRecord {
-    fn begin(shared: &Arc<Shared>, request: &mut Request<Body>) -> Self {
+    fn begin<B>(shared: &Arc<Shared>, request: &mut Request<B>) -> Self {
         let config = &shared.config;
         let started = Instant::now();
         config.metrics.in_flight.increment(1.0);

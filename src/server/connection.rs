@@ -20,6 +20,7 @@ use super::connection_state::{CloseMode, ConnectionState};
 use super::http_service::HttpService;
 use super::http2_executor::Http2Executor;
 use super::io::{MaybeTlsStream, MonitoredIo};
+use super::malformed_head;
 use super::service::ConnectionService;
 use super::tls::{Certificate, HandshakeError, negotiated_http2};
 
@@ -117,13 +118,14 @@ async fn serve_http1<S: HttpService>(
                 Poll::Pending if state.should_release_buffers() => Poll::Ready(Ok(Http1Outcome::Idle)),
                 Poll::Pending => Poll::Pending,
             });
-            match outcome.await? {
-                Http1Outcome::Closed => return Ok(()),
-                Http1Outcome::Upgrade => {
+            match outcome.await {
+                Ok(Http1Outcome::Upgrade) => {
                     state.enable_upgrade();
                     return Ok(Box::pin(connection.with_upgrades()).await?);
                 }
-                Http1Outcome::Idle => into_io_and_service(*connection),
+                Ok(Http1Outcome::Idle) => into_io_and_service(*connection),
+                Ok(Http1Outcome::Closed) => return Ok(Box::pin(close_http1(connection, Ok(()))).await?),
+                Err(error) => return Ok(Box::pin(close_http1(connection, Err(error))).await?),
             }
         };
         if !io.wait_for_next_request().await.map_err(ConnectionError::BetweenRequests)? {
@@ -132,6 +134,27 @@ async fn serve_http1<S: HttpService>(
             return Ok(());
         }
     }
+}
+
+/// Ends a connection that hyper has finished with this result.
+///
+/// A response that was withheld is replaced if it was hyper's own, to a head that it cannot parse.
+async fn close_http1<S: HttpService>(
+    connection: Box<http1::Connection<TokioIo<MonitoredIo>, ConnectionService<S>>>,
+    result: hyper::Result<()>,
+) -> hyper::Result<()> {
+    let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
+    let mut io = io.into_inner();
+    if let Some(mut response) = io.take_withheld() {
+        if result.is_err() {
+            let mut head = io.last_head(&read_buf).to_vec();
+            io.read_rest_of_head(&mut head).await;
+            response = malformed_head::response(service, &response, &head).await;
+        }
+        // Fails if the client has closed the connection.
+        let _ = io.finish(response).await;
+    }
+    result
 }
 
 /// Takes a connection apart and drops its buffers.

@@ -4,12 +4,23 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::Extensions;
+
+use super::connection_context::ConnectionContext;
 use super::request_place::RequestPlace;
 use crate::request_context::RequestContext;
 
 /// Address of the client's end of the TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
+
+/// Inserts the values of the connection.
+pub(super) fn insert_connection(extensions: &mut Extensions, context: &ConnectionContext) {
+    extensions.insert(Peer(context.peer));
+    if context.is_tls {
+        extensions.insert(TlsConnection);
+    }
+}
 
 /// Marks requests that were received over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,11 +41,13 @@ fn http1_builder(limits: &ServerLimits) -> http1::Builder {
 
 fn http2_builder(limits: &ServerLimits) -> http2::Builder<Http2Executor> {
     let windows = Http2Windows::new(limits.streams);
+    // Above the limit, h2 responds 431 itself. `request_head` does so below.
+    let header_list_size = limits.header_bytes.saturating_add(HEADER_LIST_MARGIN);
     let mut builder = http2::Builder::new(Http2Executor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(header_list_size).unwrap_or(u32::MAX))
         // Rapid reset by the client (CVE-2023-44487) or provoked from the server (CVE-2025-8671).
         .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_RESET_STREAMS)
@@ -91,6 +93,9 @@ const MAX_STREAM_WINDOW: u32 = 64 * 1024;
 const MIN_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Largest window of HTTP/2 (RFC 9113 section 6.9.1).
 const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// Size by which an HTTP/2 head may exceed the limit to be rejected like other requests, in bytes.
+const HEADER_LIST_MARGIN: usize = 64 * 1024;
 
 const MAX_RESET_STREAMS: usize = 20;
 const HYPER_DEFAULT_HEADERS: usize = 100;

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -23,6 +23,7 @@ use super::admission::{self, Limit};
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, ConnectionState, Phase};
 use super::http2_input::Http2Input;
+use super::malformed_head;
 
 /// Stream of a connection that records its progress and carries out close requests.
 pub(super) struct MonitoredIo {
@@ -36,6 +37,10 @@ pub(super) struct MonitoredIo {
     is_detached: bool,
     /// Number of bytes received of a head that is not complete.
     head_len: usize,
+    /// The start of these bytes, and what came with them.
+    head: Vec<u8>,
+    /// Bytes that were written and may be hyper's response to a head that it cannot parse.
+    withheld: Vec<u8>,
     http2_input: Http2Input,
     /// Number of bytes that may still be read and discarded before the socket is closed.
     linger_budget: usize,
@@ -55,6 +60,8 @@ impl MonitoredIo {
             unread: Bytes::new(),
             is_detached: false,
             head_len: 0,
+            head: Vec::new(),
+            withheld: Vec::new(),
             http2_input: Http2Input::new(HTTP2_PREFACE.len()),
             linger_budget: MAX_LINGER_BYTES,
         }
@@ -72,7 +79,7 @@ impl MonitoredIo {
                 read => len += read,
             }
         }
-        self.unread = Bytes::copy_from_slice(&start[..len]);
+        self.replay(Bytes::copy_from_slice(&start[..len]));
         Ok(start == HTTP2_PREFACE)
     }
 
@@ -81,7 +88,8 @@ impl MonitoredIo {
     /// Returns `false` if the connection ends first.
     pub(super) async fn wait_for_next_request(&mut self) -> io::Result<bool> {
         if self.unread.is_empty() {
-            self.unread = poll_fn(|cx| self.poll_first_bytes(cx)).await?;
+            let bytes = poll_fn(|cx| self.poll_first_bytes(cx)).await?;
+            self.replay(bytes);
         }
         self.is_detached = false;
         Ok(!self.unread.is_empty())
@@ -94,10 +102,93 @@ impl MonitoredIo {
         Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
     }
 
+    /// Returns bytes that were read again by the next reads, which record them again.
+    fn replay(&mut self, bytes: Bytes) {
+        self.unread = bytes;
+        self.head_len = 0;
+        self.head.clear();
+    }
+
     /// Detaches the stream from a hyper connection whose read buffer held `unread`.
     pub(super) fn unread(&mut self, unread: &[u8]) {
         self.is_detached = true;
-        self.unread = Bytes::copy_from_slice(unread);
+        self.head = Vec::new();
+        self.replay(Bytes::copy_from_slice(unread));
+    }
+
+    /// Returns the head that hyper could not parse, as far as it was kept. hyper's read buffer held `rest`.
+    pub(super) fn last_head<'b>(&'b self, rest: &'b [u8]) -> &'b [u8] {
+        let parsed = self.head_len.saturating_sub(rest.len());
+        let is_unparsed = rest.split(|&byte| byte == b'\n').next().is_some_and(is_request_line);
+        if parsed == 0 || is_unparsed {
+            return rest;
+        }
+        // hyper found the error when it had removed the head from its buffer.
+        let parsed = &self.head[..parsed.min(self.head.len())];
+        let end = parsed.trim_ascii_end().len();
+        let start = memchr::memmem::rfind(&parsed[..end], b"\r\n\r\n").map_or(0, |blank| blank + 4);
+        &parsed[start..]
+    }
+
+    /// Reads the rest of a head, as far as it has arrived: hyper may reject a head by its first line.
+    pub(super) async fn read_rest_of_head(&mut self, head: &mut Vec<u8>) {
+        poll_fn(|cx| {
+            self.poll_rest_of_head(cx, head);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn poll_rest_of_head(&mut self, cx: &mut Context<'_>, head: &mut Vec<u8>) {
+        let mut bytes = [0; FIRST_READ_SIZE];
+        while head.len() < MAX_KEPT_HEAD && memchr::memmem::find(head, b"\r\n\r\n").is_none() {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let result = self.stream.poll_read(cx, &mut buffer);
+            if !matches!(result, Poll::Ready(Ok(()))) || buffer.filled().is_empty() {
+                return;
+            }
+            head.extend_from_slice(buffer.filled());
+        }
+    }
+
+    /// Returns the bytes that were withheld from the client, if there are any.
+    pub(super) fn take_withheld(&mut self) -> Option<Vec<u8>> {
+        Some(std::mem::take(&mut self.withheld)).filter(|withheld| !withheld.is_empty())
+    }
+
+    /// Withholds a write that may be hyper's response to a head that it cannot parse.
+    ///
+    /// Such a response is written while no request is in flight. Then hyper shuts down the stream, and
+    /// `serve_http1` decides what is sent. If hyper does anything else, the response is that of a service.
+    fn withhold(&mut self, bytes: &[u8]) -> bool {
+        let is_withheld = malformed_head::is_error_response(bytes)
+            && matches!(self.state().phase(), Phase::Head | Phase::Idle)
+            && !self.state().is_http2()
+            && !self.state().is_upgrade_enabled();
+        if is_withheld {
+            self.withheld.extend_from_slice(bytes);
+        }
+        is_withheld
+    }
+
+    /// Writes these bytes and shuts the stream down.
+    pub(super) async fn finish(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        self.withheld = bytes;
+        poll_fn(|cx| self.poll_withheld(cx)).await?;
+        self.shutdown().await
+    }
+
+    /// Writes the bytes that were withheld.
+    fn poll_withheld(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.withheld.is_empty() {
+            let result = match &mut self.stream {
+                MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, &self.withheld),
+                MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, &self.withheld),
+            };
+            let written = ready!(self.record_written(cx, result))?;
+            self.withheld.drain(..written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Records that bytes were read. Fails if they are part of a head, and too many heads are unfinished.
@@ -107,12 +198,15 @@ impl MonitoredIo {
         }
         if self.state().phase() != Phase::Head {
             self.head_len = 0;
+            self.head.clear();
         }
         self.state().bytes_received();
         if self.state().phase() != Phase::Head {
             return Ok(());
         }
         self.head_len += bytes.len();
+        let kept = bytes.len().min(MAX_KEPT_HEAD - self.head.len());
+        self.head.extend_from_slice(&bytes[..kept]);
         self.reserve_head(self.head_len)
     }
 
@@ -263,6 +357,9 @@ impl AsyncRead for MonitoredIo {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check_abort()?;
+        if !this.withheld.is_empty() {
+            ready!(this.poll_withheld(cx))?;
+        }
         let len_before = buffer.filled().len();
         if !this.unread.is_empty() {
             let len = this.unread.len().min(buffer.remaining());
@@ -296,6 +393,12 @@ impl AsyncRead for MonitoredIo {
 impl AsyncWrite for MonitoredIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if !this.withheld.is_empty() {
+            ready!(this.poll_withheld(cx))?;
+        }
+        if this.withhold(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -313,6 +416,9 @@ impl AsyncWrite for MonitoredIo {
         let mut buffer = [0; COALESCE_LIMIT];
         if let Some(bytes) = coalesce(slices, &mut buffer) {
             return Pin::new(this).poll_write(cx, bytes);
+        }
+        if !this.withheld.is_empty() {
+            ready!(this.poll_withheld(cx))?;
         }
         let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
@@ -342,6 +448,10 @@ impl AsyncWrite for MonitoredIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check_abort()?;
+        if !this.withheld.is_empty() {
+            // `serve_http1` shuts the stream down later.
+            return Poll::Ready(Ok(()));
+        }
         let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
@@ -392,6 +502,13 @@ fn coalesce<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8; COALESCE_LIMIT]) ->
 
 /// Largest vectored write that is copied into one buffer, in bytes: most small responses with their heads.
 const COALESCE_LIMIT: usize = 1024;
+
+fn is_request_line(line: &[u8]) -> bool {
+    memchr::memmem::find(line, b" HTTP/").is_some()
+}
+
+/// Number of bytes of a head that are kept for the response to one that hyper cannot parse.
+const MAX_KEPT_HEAD: usize = 8 * 1024;
 
 /// Connection preface of an HTTP/2 client (RFC 9113 section 3.4).
 const HTTP2_PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

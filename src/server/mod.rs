@@ -51,8 +51,10 @@
 //! - A header timeout closes the connection without a response.
 //! - A bare LF ends a line.
 //! - `Content-Length` beside `Transfer-Encoding` is dropped.
-//! - A head that cannot be parsed (400, 431) gets a response without a body. A target longer than the limit
-//!   for all header fields gets 431.
+//! - hyper responds itself to a head that it cannot parse (400, 414, 431). Over HTTP/1.1 its response is replaced by that
+//!   of a rejected request. A target longer than the limit for all header fields gets 431.
+//! - An HTTP/2 head more than 64 KiB over the limit gets a 431 response without a body, and a malformed one a reset of
+//!   its stream.
 //! - 100 is the only interim response.
 //!
 //! In all of these cases an upstream sees the same request as the gateway.
@@ -88,6 +90,7 @@ mod http_builders;
 mod http_service;
 mod io;
 mod limits;
+mod malformed_head;
 mod reject;
 mod request_body;
 mod request_head;

@@ -36,6 +36,10 @@ pub(super) enum RejectReason {
     BadFieldName,
     /// `Host` is missing, repeated or invalid, or differs from `:authority`.
     BadHost,
+    /// The header fields together are too large, or with HTTP/1.1 too many.
+    HeadTooLarge,
+    /// The head is not valid HTTP/1.1.
+    MalformedHead,
     /// The limit on connections or on requests in flight is reached.
     Overloaded,
     /// Too many header fields.
@@ -47,9 +51,9 @@ pub(super) enum RejectReason {
 impl RejectReason {
     fn status(self) -> StatusCode {
         match self {
-            Self::BadFieldName | Self::BadHost => StatusCode::BAD_REQUEST,
+            Self::BadFieldName | Self::BadHost | Self::MalformedHead => StatusCode::BAD_REQUEST,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge | Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
         }
     }
@@ -58,6 +62,10 @@ impl RejectReason {
         let (code, detail) = match self {
             Self::BadFieldName => ("bad_field_name", "The name of a header field is malformed."),
             Self::BadHost => ("bad_host", "The Host header is missing, repeated or malformed."),
+            Self::HeadTooLarge => {
+                ("header_too_large", "The request has too many header fields, or they are too large.")
+            }
+            Self::MalformedHead => ("malformed_request", "The request is not valid HTTP."),
             Self::Overloaded => ("overloaded", "The server is overloaded."),
             Self::TooManyFields => ("too_many_header_fields", "The request has too many header fields."),
             Self::UriTooLong => ("uri_too_long", "The request's path and query are too long."),

@@ -20,6 +20,9 @@ pub(super) fn check_and_normalize<B>(
         return if has_valid_host(request) { Ok(()) } else { Err(RejectReason::BadHost) };
     }
     join_cookies(request.headers_mut());
+    if header_list_size(request) > limits.header_bytes {
+        return Err(RejectReason::HeadTooLarge);
+    }
     if request.headers().len() > limits.header_fields {
         return Err(RejectReason::TooManyFields);
     }
@@ -27,6 +30,16 @@ pub(super) fn check_and_normalize<B>(
         return Err(RejectReason::BadFieldName);
     }
     normalize_host(request)
+}
+
+/// Returns the size of the fields of an HTTP/2 request as its limit counts it (RFC 9113 section 10.5.1): that of names
+/// and values, and 32 bytes for each field.
+fn header_list_size<B>(request: &Request<B>) -> usize {
+    let authority = request.uri().authority().map_or(0, |authority| authority.as_str().len());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = request.headers().iter();
+    let sizes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
+    sizes.sum::<usize>() + authority + target + PSEUDO_FIELDS_OVERHEAD
 }
 
 /// Makes `Host` of the `:authority` of an HTTP/2 request (RFC 9113 section 8.3.1).
@@ -76,3 +89,8 @@ fn has_valid_host<B>(request: &Request<B>) -> bool {
 fn is_valid_authority(authority: &Authority) -> bool {
     is_valid_host(authority.as_str().as_bytes())
 }
+
+const FIELD_OVERHEAD: usize = 32;
+
+/// The names of the four pseudo-fields, the usual method and scheme, and the overhead of the fields.
+const PSEUDO_FIELDS_OVERHEAD: usize = 4 * (FIELD_OVERHEAD + 8) + 8;

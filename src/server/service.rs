@@ -21,7 +21,7 @@ use super::admission::{self, Held, Limit};
 use super::body_pace::BodyPace;
 use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, Phase};
-use super::extensions::{BodyPlace, InReserve, Peer, TlsConnection};
+use super::extensions::{BodyPlace, InReserve, insert_connection};
 use super::http_service::HttpService;
 use super::http2_executor;
 use super::limits::ServerLimits;
@@ -220,10 +220,7 @@ impl InFlightRequest {
     }
 
     fn insert_origin<B>(&self, request: &mut Request<B>) {
-        request.extensions_mut().insert(Peer(self.context.peer));
-        if self.context.is_tls {
-            request.extensions_mut().insert(TlsConnection);
-        }
+        insert_connection(request.extensions_mut(), &self.context);
     }
 
     fn take_places(&mut self) -> Result<(), RejectReason> {
@@ -362,4 +359,4 @@ impl HttpBody for TrackedBody {
 }
 
 /// One year, the shortest time that HSTS preload lists accept.
-const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+pub(super) const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");

@@ -4,6 +4,7 @@ mod access_log;
 mod collector;
 mod log_writer;
 mod metrics;
+mod rejections;
 mod secrets;
 mod traces;
 
