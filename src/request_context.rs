@@ -127,7 +127,7 @@ impl RequestContext {
 
     /// Records whether the client is known to use TLS, and whether a trusted proxy reports the requested host.
     pub fn set_client_origin(&self, is_https: bool, is_host_reported: bool) {
-        let bits = u8::from(is_https) * HTTPS | u8::from(is_host_reported) * HOST_REPORTED;
+        let bits = (u8::from(is_https) * HTTPS) | (u8::from(is_host_reported) * HOST_REPORTED);
         self.0.client_origin.store(bits, Ordering::Relaxed);
     }
 
