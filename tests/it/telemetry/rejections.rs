@@ -40,6 +40,30 @@ fn assert_cors(case: &str, origin: &str, header: impl Fn(&str) -> Option<String>
     assert!(header("vary").is_some_and(|vary| vary.to_lowercase().contains("origin")));
 }
 
+/// A head without its last line, and the expected status, code, and fields of the access log: method and path.
+type Case<'a> = (String, u16, &'a str, &'a str, &'a str);
+
+async fn assert_rejection_is_recorded(server: &ServerProcess, origin: &str, case: &Case<'_>) {
+    let (head, status, code, method, path) = case;
+    let fields = format!("Origin: {origin}\r\nX-Forwarded-For: 192.0.2.9\r\nConnection: close\r\n");
+    let request = if head.contains("<ORIGIN>") {
+        head.replace("<ORIGIN>", &fields)
+    } else {
+        // Before what is malformed, which may hide the rest.
+        head.replacen("\r\n", &format!("\r\n{fields}"), 1)
+    };
+    let response = exchange(server.public, format!("{request}\r\n")).await;
+    let case = format!("{method} {status} {code}: {response}");
+    assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{case}");
+    assert!(response.contains(&format!("\"code\":\"{code}\"")), "{case}");
+    assert!(header(&response, "date").is_some(), "{case}");
+    assert_cors(&case, origin, |name| header(&response, name).map(str::to_owned));
+    let line = line_of(server, header(&response, "x-request-id").expect("a request id")).await;
+    assert_eq!((&line["status"], &line["method"]), (&json!(status), &json!(method)), "{case}");
+    assert_eq!((&line["path"], &line["route"]), (&json!(path), &json!("none")), "{case}");
+    assert_eq!(line["client"], "192.0.2.9", "{case}");
+}
+
 /// C4: a request that HTTP/1.1 or the limits do not allow left no trace.
 #[tokio::test]
 async fn http1_rejections_are_recorded() {
@@ -48,6 +72,7 @@ async fn http1_rejections_are_recorded() {
     let long = format!("/{}", "x".repeat(9_000));
     let many: String = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect();
     let large = format!("X: {}\r\n", "x".repeat(70_000));
+    let malformed = "malformed_request";
     let cases = [
         // Rejected by the gateway.
         (format!("GET {long} HTTP/1.1\r\nHost: a\r\n"), 414, "uri_too_long", "GET", &*long),
@@ -62,22 +87,16 @@ async fn http1_rejections_are_recorded() {
             "/a",
         ),
         // Rejected by the parser, before and after it has seen the whole head.
-        ("G@T /a HTTP/1.1\r\nHost: a\r\n".to_owned(), 400, "malformed_request", "-", "/a"),
-        ("GET /a HTTP/1.1\r\nHost: a\r\nX : 1\r\n".to_owned(), 400, "malformed_request", "GET", "/a"),
-        ("GET /a HTTP/1.1\r\nHost: a\r\nno colon\r\n".to_owned(), 400, "malformed_request", "GET", "/a"),
-        ("GET /a HTTP/9.9\r\nHost: a\r\n".to_owned(), 400, "malformed_request", "GET", "/a"),
-        ("GET /a<b HTTP/1.1\r\nHost: a\r\n".to_owned(), 400, "malformed_request", "GET", "/a%3Cb"),
-        (
-            "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n".to_owned(),
-            400,
-            "malformed_request",
-            "POST",
-            "/a",
-        ),
+        ("G@T /a HTTP/1.1\r\nHost: a\r\n".to_owned(), 400, malformed, "-", "/a"),
+        ("GET /a HTTP/1.1\r\nHost: a\r\nX : 1\r\n".to_owned(), 400, malformed, "GET", "/a"),
+        ("GET /a HTTP/1.1\r\nHost: a\r\nno colon\r\n".to_owned(), 400, malformed, "GET", "/a"),
+        ("GET /a HTTP/9.9\r\nHost: a\r\n".to_owned(), 400, malformed, "GET", "/a"),
+        ("GET /a<b HTTP/1.1\r\nHost: a\r\n".to_owned(), 400, malformed, "GET", "/a%3Cb"),
+        ("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n".to_owned(), 400, malformed, "POST", "/a"),
         (
             "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n".to_owned(),
             400,
-            "malformed_request",
+            malformed,
             "POST",
             "/a",
         ),
@@ -90,25 +109,9 @@ async fn http1_rejections_are_recorded() {
             "/a",
         ),
     ];
-    for (head, status, code, method, path) in &cases {
+    for case in &cases {
         for origin in [PAGE, OTHER] {
-            let fields = format!("Origin: {origin}\r\nX-Forwarded-For: 192.0.2.9\r\nConnection: close\r\n");
-            let request = if head.contains("<ORIGIN>") {
-                head.replace("<ORIGIN>", &fields)
-            } else {
-                // Before what is malformed, which may hide the rest.
-                head.replacen("\r\n", &format!("\r\n{fields}"), 1)
-            };
-            let response = exchange(server.public, format!("{request}\r\n")).await;
-            let case = format!("{method} {status} {code}: {response}");
-            assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{case}");
-            assert!(response.contains(&format!("\"code\":\"{code}\"")), "{case}");
-            assert!(header(&response, "date").is_some(), "{case}");
-            assert_cors(&case, origin, |name| header(&response, name).map(str::to_owned));
-            let line = line_of(&server, header(&response, "x-request-id").expect("a request id")).await;
-            assert_eq!((&line["status"], &line["method"]), (&json!(status), &json!(method)), "{case}");
-            assert_eq!((&line["path"], &line["route"]), (&json!(path), &json!("none")), "{case}");
-            assert_eq!(line["client"], "192.0.2.9", "{case}");
+            assert_rejection_is_recorded(&server, origin, case).await;
         }
     }
     assert!(upstream.has_no_more_requests());
