@@ -10,7 +10,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use futures_util::future::Either;
-use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, ORIGIN, VARY};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap,
+    ORIGIN, VARY,
+};
 use http::{HeaderValue, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower::util::{BoxCloneSyncService, Oneshot};
@@ -108,16 +111,18 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let checks = &*self.checks;
         let is_allowed = has_allowed_origin(&checks.allowed_origins, request.headers());
-        // The CORS layer responds to all `OPTIONS` requests as preflights.
-        let exposes = is_allowed && request.method() != Method::OPTIONS;
-        let is_rejected = is_allowed && !exposes && request.extensions().get::<Rejected>().is_some();
-        let needs_checks = (is_allowed && !is_rejected) || checks.condition.applies_to(&request);
+        // The CORS layer responds to all `OPTIONS` requests as preflights, also to those that the server rejects.
+        let is_preflight = is_allowed && request.method() == Method::OPTIONS;
+        let rejected_origin = if is_preflight { rejected_origin(&request) } else { None };
+        let exposes = is_allowed && (!is_preflight || rejected_origin.is_some());
+        let is_checked = is_allowed && rejected_origin.is_none();
+        let needs_checks = is_checked || checks.condition.applies_to(&request);
         let future = if needs_checks {
             Either::Left(Box::pin(checks.checked.clone().oneshot(request)))
         } else {
             Either::Right(self.inner.call(request))
         };
-        CorsCsrfFuture { future, exposes, varies: !checks.allowed_origins.is_empty() }
+        CorsCsrfFuture { future, rejected_origin, exposes, varies: !checks.allowed_origins.is_empty() }
     }
 }
 
@@ -130,9 +135,16 @@ pin_project! {
     pub struct CorsCsrfFuture<F> {
         #[pin]
         future: Either<Pin<Box<Oneshot<CheckedService, Request<Body>>>>, F>,
+        // Allowed origin of an `OPTIONS` request that the server rejects.
+        rejected_origin: Option<Box<HeaderValue>>,
         exposes: bool,
         varies: bool,
     }
+}
+
+fn rejected_origin(request: &Request<Body>) -> Option<Box<HeaderValue>> {
+    request.extensions().get::<Rejected>()?;
+    request.headers().get(ORIGIN).cloned().map(Box::new)
 }
 
 impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for CorsCsrfFuture<F> {
@@ -141,6 +153,11 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for CorsCsrf
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut response) = ready!(this.future.poll(cx));
+        if let Some(origin) = this.rejected_origin.take() {
+            response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, *origin);
+            let credentials = HeaderValue::from_static("true");
+            response.headers_mut().insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, credentials);
+        }
         if *this.exposes {
             expose_headers(response.headers_mut());
         }
