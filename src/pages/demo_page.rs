@@ -18,8 +18,6 @@ pub struct DemoPage {
     pub email: String,
     /// Lifetime of access tokens in seconds.
     pub access_ttl: u64,
-    /// The path of the script module that reports the end of the session.
-    pub session_events: String,
     /// The section of movies.
     pub movies: MoviesSection,
 }
@@ -199,11 +197,6 @@ impl DemoPage {
     }
 
     fn example(movies: MoviesSection) -> Self {
-        Self {
-            email: "taro@example.jp".to_owned(),
-            access_ttl: 20,
-            session_events: "/auth/session-events.js".to_owned(),
-            movies,
-        }
+        Self { email: "taro@example.jp".to_owned(), access_ttl: 20, movies }
     }
 }

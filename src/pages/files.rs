@@ -75,11 +75,12 @@ macro_rules! embedded {
 }
 
 /// The embedded templates.
-pub(super) const TEMPLATES: [(&str, &str); 7] = embedded! {
+pub(super) const TEMPLATES: [(&str, &str); 8] = embedded! {
     "pages":
     "account.html"
     "base.html"
     "cookies.html"
+    "ended.html"
     "error.html"
     "refresh.html"
     "sign-in.html"
@@ -102,9 +103,10 @@ pub(super) const TEXTS: [(&str, &str); 2] = embedded! { "pages": "en.toml" "ja.t
 pub(super) const DEMO_TEXTS: [(&str, &str); 2] = embedded! { "demo": "en.toml" "ja.toml" };
 
 /// The embedded stylesheet and scripts.
-pub(super) const ASSETS: [(&str, &str); 6] = embedded! {
+pub(super) const ASSETS: [(&str, &str); 7] = embedded! {
     "pages":
     "account.js"
+    "ended.js"
     "fragment.js"
     "pages.css"
     "retry.js"

@@ -34,8 +34,8 @@ pub use self::language::Language;
 pub use self::navigation::{RequestKind, vary_by_kind};
 pub use self::next::Next;
 pub use self::page::{
-    AccountPage, CookieProblem, Device, Ending, ErrorPage, FormProblem, Notice, Page, RefreshPage,
-    SignInPage, SignOutPage,
+    AccountPage, CookieProblem, Device, ErrorPage, FormProblem, Notice, Page, RefreshPage, SignInPage,
+    SignOutPage,
 };
 pub use self::render::Pages;
 pub use self::settings::{PagesSettings, SignIn, Site};

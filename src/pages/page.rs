@@ -173,23 +173,20 @@ pub struct AccountPage {
     pub devices: Vec<Device>,
     /// The id of the user. The forms send it, so that a page of another user changes nothing.
     pub user_id: Uuid,
-    /// The texts for the end of the session while the page is open.
-    pub endings: Vec<Ending>,
 }
 
 /// Text for the end of the session while the page is open.
 #[derive(Clone, Debug, Serialize)]
-pub struct Ending {
+pub(super) struct Ending {
     /// The words of the events.
-    pub events: Vec<&'static str>,
+    events: Vec<&'static str>,
     /// The text.
-    pub notice: Notice,
+    notice: Notice,
 }
 
 impl Ending {
     /// Returns the texts for all events.
-    #[must_use]
-    pub fn all() -> Vec<Self> {
+    pub(super) fn all() -> Vec<Self> {
         let mut endings: Vec<Self> = Vec::new();
         for event in SessionEvent::ALL {
             let Some(notice) = Notice::for_end_elsewhere(event) else { continue };
@@ -218,7 +215,6 @@ impl AccountPage {
                 .map(|(index, agent)| Device::example(index, agent))
                 .collect(),
             user_id: Uuid::nil(),
-            endings: Ending::all(),
         }
     }
 }

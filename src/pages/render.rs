@@ -14,7 +14,7 @@ use super::error::PagesError;
 use super::files::{ASSETS, OperatorFiles, read};
 use super::headers::set_page_headers;
 use super::language::{Language, choose};
-use super::page::Page;
+use super::page::{Ending, Page};
 use super::settings::{PagesSettings, SignIn, Site};
 use super::templates::{Templates, template_error};
 use crate::request_context::{RequestContext, RequestId};
@@ -43,6 +43,8 @@ struct Inner {
     site: Value,
     /// The addresses of the pages.
     paths: Value,
+    /// The texts for the end of the session while a page is open.
+    endings: Value,
     /// The files below [`Pages::ASSETS`].
     assets: Vec<(String, Asset)>,
 }
@@ -65,6 +67,7 @@ impl Pages {
             languages: languages.collect::<Result<_, _>>()?,
             site: site_value(settings, site, &assets),
             paths: paths(settings, site),
+            endings: Value::from(Serde(Ending::all())),
             assets,
         }));
         pages.check(files)?;
@@ -115,6 +118,7 @@ impl Pages {
             date => language.date_function(),
             site => self.0.site.clone(),
             paths => self.0.paths.clone(),
+            endings => self.0.endings.clone(),
             request_id => request_id.as_ref().map(RequestId::as_str),
             ..Value::from(Serde(page)),
         }

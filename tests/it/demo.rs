@@ -22,7 +22,7 @@ async fn every_referenced_file_is_served() {
         }
         let response = browser.get(&path).await;
         assert_eq!(response.status, 200, "{path}");
-        pending.extend(links_in(&text(&response)));
+        pending.extend(links_in(&path, &text(&response)));
     }
     for path in [
         "/assets/app.js",
@@ -30,7 +30,7 @@ async fn every_referenced_file_is_served() {
         "/assets/requests.js",
         "/auth/account",
         "/auth/assets/pages.css",
-        "/auth/session-events.js",
+        "/auth/assets/ended.js",
         "/demo/movies/7",
         "/demo/movies/new",
         "/?sort=-year&page=2",
@@ -371,15 +371,16 @@ fn text(response: &TestResponse) -> String {
     String::from_utf8(response.body.clone()).expect("UTF-8")
 }
 
-/// Returns the URLs that a page loads or links to, and the imports of a module.
-fn links_in(content: &str) -> Vec<String> {
+/// Returns the paths that the page or module at `path` loads, links to or imports.
+fn links_in(path: &str, content: &str) -> Vec<String> {
     let after = |mark: &str| -> Vec<String> {
         let rests = content.split(mark).skip(1);
         rests.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()).collect()
     };
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
     let imports = ["from \"./", "import(\"./"].into_iter().flat_map(after);
-    let imported = imports.map(|name| format!("/assets/{name}"));
-    let pending = [" src=\"/", " href=\"/", " data-session-events=\"/"]
+    let imported = imports.map(|name| format!("{directory}/{name}"));
+    let pending = [" src=\"/", " href=\"/", " data-ended=\"/"]
         .into_iter()
         .flat_map(after)
         .map(|name| format!("/{name}").replace("&amp;", "&"));

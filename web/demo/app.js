@@ -4,34 +4,19 @@
 const REASON_MS = 1_500;
 
 const signedIn = document.getElementById("signed-in");
-const ended = document.getElementById("ended");
 
 // Loaded once the stylesheets are there, which this script waits for: on a slow network the page is shown before.
-const [{ waitForSignIn, watchSession }, { requests }, { stop }] = await Promise.all([
-  import(signedIn.dataset.sessionEvents),
+const [{ watchEnd }, { requests }, { stop }] = await Promise.all([
+  import(signedIn.dataset.ended),
   import("./requests.js"),
   import("./timeline.js"),
   import("./movies.js"),
 ]);
 
-watchSession(({ event, signedIn: isSignedIn }) => {
-  // Another session has begun in another tab.
-  if (isSignedIn) location.reload();
-  else showEnd(event);
-});
+const showEnd = watchEnd("/");
 
 requests.addEventListener("response", ({ detail: { status, event } }) => {
-  if (status === 401) setTimeout(showEnd, REASON_MS, event);
-});
-
-/** Removes what belongs to the user, and shows the reason. */
-function showEnd(event) {
-  if (!signedIn.isConnected) return;
+  if (status !== 401) return;
   stop();
-  signedIn.remove();
-  ended.closest("main").className = "narrow";
-  ended.append(document.getElementById("ended-content").content.cloneNode(true));
-  const reason = document.getElementById("ended-reason");
-  reason.textContent = reason.dataset[event] ?? reason.dataset.other;
-  waitForSignIn(() => location.reload());
-}
+  setTimeout(() => signedIn.isConnected && showEnd(event), REASON_MS);
+});

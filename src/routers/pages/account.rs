@@ -15,7 +15,7 @@ use super::state::{PagesState, SignedIn, View, query_value, see_other};
 use crate::client_info::ClientInfo;
 use crate::identity::{Identity, SessionId};
 use crate::models::session::Session;
-use crate::pages::{AccountPage, Device, Ending, FormProblem, Notice, Page};
+use crate::pages::{AccountPage, Device, FormProblem, Notice, Page};
 use crate::services::auth::AuthError;
 use crate::user_agent::DeviceName;
 
@@ -154,7 +154,6 @@ async fn show(
     devices.sort_by_key(|device| !device.current);
     view.render(&Page::Account(AccountPage {
         user_id: user.id.0,
-        endings: Ending::all(),
         roles: user.role.roles().iter().map(str::to_owned).collect(),
         email: user.email,
         name: user.name,

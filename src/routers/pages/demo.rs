@@ -162,7 +162,6 @@ impl DemoState {
         view.render(&Page::Demo(DemoPage {
             email: identity.email.to_string(),
             access_ttl: self.demo.access_ttl.as_secs(),
-            session_events: self.pages.path("session-events.js"),
             movies,
         }))
     }

@@ -84,6 +84,7 @@ async fn every_linked_file_is_served() {
         ("signed-in.js", "text/javascript; charset=utf-8"),
         ("times.js", "text/javascript; charset=utf-8"),
         ("account.js", "text/javascript; charset=utf-8"),
+        ("ended.js", "text/javascript; charset=utf-8"),
         ("retry.js", "text/javascript; charset=utf-8"),
     ] {
         let response = app.send(get(&format!("/auth/assets/{name}"))).await;
