@@ -17,7 +17,8 @@ use crate::problem::Problem;
 use crate::proxy::{MatchedRoute, ProxyError};
 use crate::request_context::RequestContext;
 use crate::server::{
-    BodyPlace, Client, ClientBusy, ClientShares, Holder, InReserve, Limit, record_front_proxy, record_share,
+    BodyPlace, Client, ClientBusy, ClientShares, Holder, InReserve, Limit, UnixPeer, record_front_proxy,
+    record_share,
 };
 use crate::services::token::Tokens;
 
@@ -54,13 +55,16 @@ impl Admission {
     /// is not counted.
     pub(super) fn begin(&self, request: &mut Request, is_in_reserve: bool) -> Option<Response> {
         let context = RequestContext::current()?;
-        let address = context.client()?;
+        let client = match context.client() {
+            Some(address) => self.client(address),
+            None => unknown_client(request)?,
+        };
         if !request.body().is_end_stream()
             && let Some(place) = request.extensions_mut().remove::<BodyPlace>()
         {
             place.attach(context.clone());
         }
-        let share = self.shares.try_begin(&self.client(address), is_in_reserve).or_else(|busy| {
+        let share = self.shares.try_begin(&client, is_in_reserve).or_else(|busy| {
             let session = self.session(request.headers()).ok_or(busy)?;
             self.shares.try_begin(&Client::Session(session), is_in_reserve)
         });
@@ -77,7 +81,7 @@ impl Admission {
         if !self.trusted_proxies.contains(address) {
             return Client::Address(address);
         }
-        record_front_proxy(address);
+        record_front_proxy(Some(address));
         Client::FrontProxies
     }
 
@@ -105,6 +109,13 @@ fn is_only_request_of_client() -> bool {
     let is_only_one =
         |context: &RequestContext| context.share().is_some_and(ClientShare::is_only_one_in_flight);
     RequestContext::with_current(is_only_one).unwrap_or(false)
+}
+
+/// Returns the client of a request whose address is unknown, if it arrived on a Unix socket.
+fn unknown_client(request: &mut Request) -> Option<Client> {
+    request.extensions_mut().remove::<UnixPeer>()?;
+    record_front_proxy(None);
+    Some(Client::FrontProxies)
 }
 
 /// Counts the request for its user from now on. Returns the response if the user has too many.

@@ -14,7 +14,7 @@ use crate::http_headers::{
     list_elements, split_list,
 };
 use crate::proxy::{Forwarded, ForwardedPrefix};
-use crate::server::{Peer, TlsConnection};
+use crate::server::{Peer, TlsConnection, UnixPeer};
 
 /// The origin by which browsers reach the gateway, which upstreams are told.
 #[derive(Clone, Debug)]
@@ -29,7 +29,8 @@ pub(crate) struct PublicAuthority {
 /// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Client {
-    pub(crate) address: IpAddr,
+    /// `None` if the peer of a Unix socket names none.
+    pub(crate) address: Option<IpAddr>,
     /// True if the client is known to use TLS.
     pub(crate) is_https: bool,
     /// True if a trusted proxy reports the host that the client requested.
@@ -85,9 +86,12 @@ pub(crate) fn resolve_client<B>(
     request: &mut Request<B>,
 ) -> Option<Client> {
     // Removed, because nothing reads them later and smaller extensions take fewer allocations.
-    let Peer(peer) = request.extensions_mut().remove()?;
+    let peer = request.extensions_mut().remove().map(|Peer(peer)| peer.ip());
+    if peer.is_none() {
+        request.extensions().get::<UnixPeer>()?;
+    }
     let is_tls = request.extensions_mut().remove::<TlsConnection>().is_some();
-    let info = trusted.resolve(peer.ip(), request.headers());
+    let info = trusted.resolve(peer, request.headers());
     let client = Client {
         address: info.client,
         is_https: info.https.unwrap_or(is_tls),
@@ -117,8 +121,9 @@ pub(crate) struct TrustedProxies {
 /// The origin of a request, as trusted proxies report it.
 #[derive(Clone, Debug)]
 pub(crate) struct ForwardedInfo<'h> {
-    /// Address of the client: the last one in the chain that is not a trusted proxy's.
-    pub(crate) client: IpAddr,
+    /// Address of the client: the last one in the chain that is not a trusted proxy's. `None` if the peer of a Unix
+    /// socket names none.
+    pub(crate) client: Option<IpAddr>,
     /// `true` for https, `false` for http, `None` if no trusted proxy reports the scheme.
     pub(crate) https: Option<bool>,
     /// Host that the client requested, if a trusted proxy reports it.
@@ -137,14 +142,15 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Resolves the origin of a request that `peer` sent.
+    /// Resolves the origin of a request that `peer` sent. The peer of a Unix socket (`None`) is trusted: permissions of
+    /// the file decide who can connect.
     ///
     /// A proxy may pass a header on as the client sent it. Only those are read that the proxies are configured to set.
     /// If two of them name different clients, all are ignored.
-    pub(crate) fn resolve<'h>(&self, peer: IpAddr, headers: &'h HeaderMap) -> ForwardedInfo<'h> {
-        let peer = peer.to_canonical();
+    pub(crate) fn resolve<'h>(&self, peer: Option<IpAddr>, headers: &'h HeaderMap) -> ForwardedInfo<'h> {
+        let peer = peer.map(|peer| peer.to_canonical());
         let direct = ForwardedInfo { client: peer, https: None, host: None, prefix: None };
-        if !self.contains(peer) {
+        if !peer.is_none_or(|peer| self.contains(peer)) {
             return direct;
         }
         let mut clients = [
@@ -154,8 +160,8 @@ impl TrustedProxies {
         ]
         .into_iter()
         .flatten();
-        let client = clients.next().unwrap_or(peer);
-        if clients.any(|other| other != client) {
+        let client = clients.next().or(peer);
+        if clients.any(|other| Some(other) != client) {
             return direct;
         }
         let https = [self.last(headers, ForwardedHeader::XForwardedProto), self.parameter(headers, "proto")];
@@ -168,18 +174,20 @@ impl TrustedProxies {
         }
     }
 
-    fn client_of_x_forwarded_for(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    fn client_of_x_forwarded_for(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let mut addresses =
             self.list_rev(headers, ForwardedHeader::XForwardedFor).map(node_address).peekable();
-        addresses.peek().is_some().then(|| self.rightmost_untrusted(peer, addresses))
+        addresses.peek()?;
+        self.rightmost_untrusted(peer, addresses)
     }
 
     /// Reads `Forwarded` (RFC 7239). An element without `for` names no client.
-    fn client_of_forwarded(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    fn client_of_forwarded(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let elements = self.list_rev(headers, ForwardedHeader::Forwarded);
         let mut addresses =
             elements.filter_map(|element| parameter(element, "for")).map(node_address).peekable();
-        addresses.peek().is_some().then(|| self.rightmost_untrusted(peer, addresses))
+        addresses.peek()?;
+        self.rightmost_untrusted(peer, addresses)
     }
 
     fn client_of_x_real_ip(&self, headers: &HeaderMap) -> Option<IpAddr> {
@@ -216,11 +224,16 @@ impl TrustedProxies {
     /// Walks the chain back from the peer until the first address that is not a trusted proxy's.
     ///
     /// An unreadable address ends the walk, because no trusted proxy vouches for the ones before it.
-    fn rightmost_untrusted(&self, peer: IpAddr, addresses: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+    fn rightmost_untrusted(
+        &self,
+        peer: Option<IpAddr>,
+        addresses: impl Iterator<Item = Option<IpAddr>>,
+    ) -> Option<IpAddr> {
         let mut client = peer;
         for address in addresses {
-            let Some(address) = address.filter(|_| self.contains(client)) else { break };
-            client = address.to_canonical();
+            let is_trusted = client.is_none_or(|client| self.contains(client));
+            let Some(address) = address.filter(|_| is_trusted) else { break };
+            client = Some(address.to_canonical());
         }
         client
     }
@@ -299,7 +312,7 @@ mod tests {
 
     fn client(peer: &str, pairs: &[(&'static str, &'static str)]) -> String {
         let info = trusted(&ForwardedHeader::ALL);
-        info.resolve(peer.parse().expect("an address"), &headers(pairs)).client.to_string()
+        info.resolve(peer.parse().ok(), &headers(pairs)).client.expect("an address").to_string()
     }
 
     #[test]
@@ -313,8 +326,8 @@ mod tests {
             ("forwarded", "for=1.1.1.1;proto=https"),
         ]);
         let peer = IpAddr::from([192, 0, 2, 7]);
-        let info = trusted(&ForwardedHeader::ALL).resolve(peer, &spoofed);
-        assert_eq!((info.client, info.https, info.host), (peer, None, None));
+        let info = trusted(&ForwardedHeader::ALL).resolve(Some(peer), &spoofed);
+        assert_eq!((info.client, info.https, info.host), (Some(peer), None, None));
         assert!(info.prefix.is_none());
     }
 
@@ -339,8 +352,8 @@ mod tests {
             (ForwardedHeader::XForwardedProto, "10.0.0.1"),
         ] {
             let proxies = trusted(&[header]);
-            let info = proxies.resolve(peer, &sent);
-            assert_eq!(info.client.to_string(), client, "{header:?}");
+            let info = proxies.resolve(Some(peer), &sent);
+            assert_eq!(info.client.expect("an address").to_string(), client, "{header:?}");
             let reports = |headers: &[ForwardedHeader]| headers.contains(&header);
             let reports_scheme = reports(&[ForwardedHeader::Forwarded, ForwardedHeader::XForwardedProto]);
             let reports_host = reports(&[ForwardedHeader::Forwarded, ForwardedHeader::XForwardedHost]);
@@ -378,8 +391,8 @@ mod tests {
         let value = r#"for=1.1.1.1, for="[2001:db8::7]:4711";proto=https;host=app.example"#;
         let headers = headers(&[("forwarded", value)]);
         let proxies = trusted(&ForwardedHeader::ALL);
-        let info = proxies.resolve("::1".parse().expect("an address"), &headers);
-        assert_eq!(info.client.to_string(), "2001:db8::7");
+        let info = proxies.resolve("::1".parse().ok(), &headers);
+        assert_eq!(info.client.expect("an address").to_string(), "2001:db8::7");
         assert_eq!((info.https, info.host), (Some(true), Some("app.example")));
     }
 
@@ -395,8 +408,11 @@ mod tests {
         assert_eq!(client("10.0.0.1", &agreeing), "192.0.2.7");
         let schemes = headers(&[("x-forwarded-proto", "https"), ("forwarded", "proto=http;host=a")]);
         let proxies = trusted(&ForwardedHeader::ALL);
-        let info = proxies.resolve("10.0.0.1".parse().expect("an address"), &schemes);
-        assert_eq!((info.client.to_string().as_str(), info.https, info.host), ("10.0.0.1", None, Some("a")));
+        let info = proxies.resolve("10.0.0.1".parse().ok(), &schemes);
+        assert_eq!(
+            (info.client.expect("an address").to_string().as_str(), info.https, info.host),
+            ("10.0.0.1", None, Some("a"))
+        );
     }
 
     /// C20: a host from a trusted proxy was not checked.
@@ -409,9 +425,25 @@ mod tests {
             let forwarded = HeaderValue::try_from(format!("host=\"{host}\"")).expect("a value");
             for (name, value) in [("x-forwarded-host", x_forwarded), ("forwarded", forwarded)] {
                 let headers = [(HeaderName::from_static(name), value)].into_iter().collect();
-                assert_eq!(proxies.resolve(peer, &headers).host, None, "{name} {host}");
+                assert_eq!(proxies.resolve(Some(peer), &headers).host, None, "{name} {host}");
             }
         }
+    }
+
+    #[test]
+    fn peer_of_a_unix_socket_is_trusted() {
+        for (list, expected) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("1.1.1.1, 192.0.2.7, 10.0.0.2", Some("192.0.2.7")),
+            ("10.0.0.2", Some("10.0.0.2")),
+            ("1.1.1.1, unknown", None),
+        ] {
+            let headers = headers(&[("x-forwarded-for", list)]);
+            let info = trusted(&ForwardedHeader::ALL).resolve(None, &headers);
+            assert_eq!(info.client.map(|client| client.to_string()).as_deref(), expected, "{list}");
+        }
+        let info = trusted(&ForwardedHeader::ALL);
+        assert_eq!(info.resolve(None, &HeaderMap::new()).client, None);
     }
 
     #[test]

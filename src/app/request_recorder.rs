@@ -161,7 +161,7 @@ impl RequestRecord {
         let started = Instant::now();
         config.metrics.in_flight.increment(1.0);
         let client = resolve_client(&config.trusted_proxies, config.public_authority.as_ref(), request);
-        let address = client.map(|client| client.address);
+        let address = client.and_then(|client| client.address);
         let context = RequestContext::new(ids::request(), request.method().clone(), request.uri(), address);
         if let Some(client) = client {
             context.set_client_origin(client.is_https, client.is_host_reported);

@@ -1,21 +1,75 @@
 //! The sockets that `sekisho serve` listens on.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use super::error::CliError;
-use crate::config::{Config, ListenAddr, Origin};
+use super::unix_listener::{self, SocketFile};
+use crate::config::{Config, ListenAddr, Origin, PublicListenAddr};
+use crate::server::Listener;
+use crate::unix_socket::UnixSocketAddr;
 
 /// The bound listeners.
 pub(super) struct Listeners {
     /// `server.listen`, for clients.
-    pub(super) public: TcpListener,
+    pub(super) public: PublicListener,
     /// `admin.listen`, for operators.
     pub(super) admin: TcpListener,
     /// `verify.listen`, for forward auth requests.
     pub(super) verify: Option<TcpListener>,
+}
+
+/// The bound public listener.
+pub(super) enum PublicListener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(std::os::unix::net::UnixListener, UnixSocketAddr, SocketFile),
+}
+
+impl PublicListener {
+    async fn bind(config: &Config) -> Result<Self, CliError> {
+        let key = "server.listen";
+        match &config.server.listen {
+            PublicListenAddr::Tcp(listen) => {
+                let listener = bind(key, listen, config.server.reuse_port).await?;
+                let address = local_addr(&listener)?;
+                Ok(Self::Tcp(listener, address))
+            }
+            PublicListenAddr::Unix(socket) => {
+                let bound = unix_listener::bind(socket.path(), config.server.socket_mode, BACKLOG).await;
+                let (listener, file) = bound
+                    .map_err(|error| CliError::failed(format!("cannot listen on {key} = {socket}"), error))?;
+                Ok(Self::Unix(listener, socket.clone(), file))
+            }
+        }
+    }
+
+    /// Returns the port; `None` for a Unix socket.
+    pub(super) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(_, address) => Some(address.port()),
+            Self::Unix(..) => None,
+        }
+    }
+
+    /// Returns the listener for the worker threads, and the file to remove at the end.
+    pub(super) fn into_parts(self) -> io::Result<(Listener, Option<SocketFile>)> {
+        match self {
+            Self::Tcp(listener, _) => Ok((listener.into_std()?.into(), None)),
+            Self::Unix(listener, _, file) => Ok((listener.into(), Some(file))),
+        }
+    }
+}
+
+impl fmt::Display for PublicListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(_, address) => address.fmt(f),
+            Self::Unix(_, socket, _) => socket.fmt(f),
+        }
+    }
 }
 
 impl Listeners {
@@ -24,7 +78,7 @@ impl Listeners {
     /// A port in use is an error, unless both processes set `server.reuse_port`.
     pub(super) async fn bind(config: &Config) -> Result<Self, CliError> {
         let reuse_port = config.server.reuse_port;
-        let public = bind("server.listen", &config.server.listen, reuse_port).await?;
+        let public = PublicListener::bind(config).await?;
         let admin = bind("admin.listen", &config.admin.listen, reuse_port).await?;
         let verify = match &config.verify {
             Some(verify) => Some(bind("verify.listen", &verify.listen, reuse_port).await?),
@@ -38,15 +92,14 @@ impl Listeners {
         if let Some(verify) = &self.verify {
             tracing::info!(verify = %local_addr(verify)?, "listening for forward auth requests");
         }
-        let public = local_addr(&self.public)?;
         let admin = local_addr(&self.admin)?;
-        tracing::info!(%public, %admin, origin = origin.as_str(), "serving");
+        tracing::info!(public = %self.public, %admin, origin = origin.as_str(), "serving");
         Ok(())
     }
 }
 
 /// Returns the address of a listener.
-pub(super) fn local_addr(listener: &TcpListener) -> Result<SocketAddr, CliError> {
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr, CliError> {
     listener.local_addr().map_err(|error| CliError::failed("cannot read the address of a listener", error))
 }
 

@@ -24,6 +24,7 @@ pub mod session;
 mod shutdown;
 mod signals;
 mod systemd;
+mod unix_listener;
 pub mod user;
 
 use std::ffi::OsString;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::bootstrap::{self, block_on};
 use super::error::CliError;
-use super::listeners::{Listeners, local_addr};
+use super::listeners::Listeners;
 use super::reload::{ReloadTrigger, Reloader, verify_limits};
 use super::shutdown::{ShutdownSignal, serve_until_shutdown};
 use super::systemd;
@@ -22,8 +21,8 @@ use crate::app::{
 };
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ListenAddr, Origin, Otlp, Sources};
-use crate::server::{Certificate, WorkerThreads};
+use crate::config::{Config, Origin, Otlp, PublicListenAddr, Sources};
+use crate::server::{Certificate, Listener, WorkerThreads};
 use crate::services::auth::Registration;
 use crate::services::keys::SharedKeys;
 use crate::telemetry::{self, ExporterHandle, LogGuard, SpanSender, Telemetry};
@@ -33,7 +32,7 @@ use crate::telemetry::{self, ExporterHandle, LogGuard, SpanSender, Telemetry};
 pub struct ServeArgs {
     /// Listen on this address instead of server.listen
     #[arg(long, value_name = "HOST:PORT")]
-    pub listen: Option<ListenAddr>,
+    pub listen: Option<PublicListenAddr>,
 }
 
 impl ServeArgs {
@@ -94,7 +93,8 @@ pub(super) async fn serve(
     // Before anything announces that the gateway serves, because a shutdown signal can follow at once.
     let shutdown = ShutdownSignal::listen()?;
     let listeners = Listeners::bind(config).await?;
-    let origin = config.server.public_origin_at(local_addr(&listeners.public)?);
+    let origin = config.server.public_origin_at(listeners.public.port());
+    let origin = origin.ok_or_else(|| CliError::Refused("server.public_origin is required".to_owned()))?;
     let server = RunningServer::start(config, &resources, &origin, log, sample).await?;
     bootstrap::check_file_limit(config);
     let threads = start_worker_threads(config)?;
@@ -105,6 +105,9 @@ pub(super) async fn serve(
     ready(origin.as_str())?;
     let Listeners { public, admin, verify } = listeners;
     let app = &server.running.app;
+    let unusable = |error| CliError::failed("cannot use server.listen", error);
+    let (public, socket_file) = public.into_parts().map_err(unusable)?;
+    let public = public.with_proxy_protocol(config.server.proxy_protocol);
     serve_public(&threads, public, resources.certificate.clone(), app)?;
     systemd::notify_ready();
     let mut reloader = Reloader {
@@ -125,6 +128,7 @@ pub(super) async fn serve(
             "second shutdown signal: requests in flight were aborted".to_owned(),
         )),
     };
+    drop(socket_file);
     resources.time_sync.abort();
     let stop = server.stop(threads);
     match &result {
@@ -236,16 +240,13 @@ fn start_worker_threads(config: &Config) -> Result<WorkerThreads, CliError> {
 
 fn serve_public(
     threads: &WorkerThreads,
-    listener: TcpListener,
+    listener: Listener,
     certificate: Option<Arc<Certificate>>,
     app: &App,
 ) -> Result<(), CliError> {
     let service = app.public.clone();
-    listener
-        .into_std()
-        .and_then(|listener| {
-            threads.serve_with_rejections(listener, certificate, move || service.for_thread())
-        })
+    threads
+        .serve_with_rejections(listener, certificate, move || service.for_thread())
         .map_err(|error| CliError::failed("cannot serve server.listen on the worker threads", error))
 }
 

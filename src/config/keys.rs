@@ -3,6 +3,8 @@
 /// All keys except those of routes, in the order of `config/default.toml`.
 pub const KEYS: &[&str] = &[
     "server.listen",
+    "server.socket_mode",
+    "server.proxy_protocol",
     "server.public_origin",
     "server.allowed_origins",
     "server.trusted_proxies",

@@ -8,6 +8,79 @@ use url::Host;
 
 use super::error::ParseError;
 use super::origin::{Origin, is_loopback};
+use crate::unix_socket::UnixSocketAddr;
+
+/// The address of the public listener: an IP address or host name with a port, or a Unix socket.
+///
+/// ```
+/// use sekisho::config::PublicListenAddr;
+///
+/// let listen: PublicListenAddr = "unix:/run/sekisho/sekisho.sock".parse()?;
+/// assert!(listen.unix_socket().is_some());
+/// let listen: PublicListenAddr = "127.0.0.1:8080".parse()?;
+/// assert_eq!(listen.port(), Some(8080));
+/// # Ok::<(), sekisho::config::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublicListenAddr {
+    /// A TCP port.
+    Tcp(ListenAddr),
+    /// A Unix socket.
+    Unix(UnixSocketAddr),
+}
+
+impl PublicListenAddr {
+    /// Returns the port; `None` for a Unix socket.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(listen) => Some(listen.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Returns the Unix socket, if it is one.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<&UnixSocketAddr> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(socket) => Some(socket),
+        }
+    }
+
+    /// Returns `true` if only this machine can connect.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Tcp(listen) => listen.is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl FromStr for PublicListenAddr {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let expected = "expected HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080, or the path of a Unix socket of at most \
+                        107 bytes, such as unix:/run/sekisho/sekisho.sock";
+        let address = if UnixSocketAddr::is_meant_by(text) {
+            text.parse().ok().map(Self::Unix)
+        } else {
+            text.parse().ok().map(Self::Tcp)
+        };
+        address.ok_or_else(|| ParseError::new(expected))
+    }
+}
+
+impl fmt::Display for PublicListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listen) => listen.fmt(f),
+            Self::Unix(socket) => socket.fmt(f),
+        }
+    }
+}
 
 /// The address of a listener: an IP address or host name, and a port.
 ///
@@ -57,6 +130,11 @@ impl ListenAddr {
     pub fn origin_at(&self, port: u16, is_https: bool) -> Origin {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         Origin::from_parts(host, port, is_https)
+    }
+
+    /// Returns `true` if this address and that of the public listener cannot be bound at the same time.
+    pub(super) fn conflicts_with_public(&self, public: &PublicListenAddr) -> bool {
+        matches!(public, PublicListenAddr::Tcp(listen) if self.conflicts_with(listen))
     }
 
     /// Returns `true` if the two addresses cannot be bound at the same time.

@@ -75,7 +75,7 @@ pub use self::database::{Database, DatabaseKind};
 pub use self::error::{ConfigError, ParseError, ValueSource};
 pub use self::keys::{KEYS, ROUTE_KEYS};
 pub use self::limits::Tls;
-pub use self::listen_addr::ListenAddr;
+pub use self::listen_addr::{ListenAddr, PublicListenAddr};
 pub use self::log::Log;
 pub use self::login::Login;
 pub use self::origin::Origin;

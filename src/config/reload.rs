@@ -52,6 +52,8 @@ type RestartKey = (&'static str, fn(&Config, &Config) -> bool);
 /// with that key.
 const RESTART_KEYS: &[RestartKey] = &[
     ("server.listen", |a, b| a.server.listen == b.server.listen),
+    ("server.socket_mode", |a, b| a.server.socket_mode == b.server.socket_mode),
+    ("server.proxy_protocol", |a, b| a.server.proxy_protocol == b.server.proxy_protocol),
     ("server.public_origin", |a, b| a.server.public_origin == b.server.public_origin),
     ("server.builtin", |a, b| a.server.builtin == b.server.builtin),
     ("server.auth_prefix", |a, b| a.server.auth_prefix == b.server.auth_prefix),

@@ -1,7 +1,7 @@
 //! The listeners: `[server]`, `[admin]` and `[verify]`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::allowed_origin::AllowedOrigin;
 use super::error::{ConfigError, ParseError};
 use super::limits::{self, Tls};
-use super::listen_addr::ListenAddr;
+use super::listen_addr::{ListenAddr, PublicListenAddr};
 use super::origin::Origin;
 use super::path_prefix::PathPrefix;
 use super::raw::{RawSettings, parse_choice};
@@ -20,7 +20,11 @@ use crate::server::ServerLimits;
 #[derive(Clone, Debug)]
 pub struct Server {
     /// The address of the listener.
-    pub listen: ListenAddr,
+    pub listen: PublicListenAddr,
+    /// The mode of the listener's Unix socket.
+    pub socket_mode: u32,
+    /// True if connections begin with a header of the PROXY protocol, and only trusted proxies may connect.
+    pub proxy_protocol: bool,
     /// The origin that browsers use. `None` on a loopback listener with port 0, see
     /// [`public_origin_at`](Self::public_origin_at).
     pub public_origin: Option<Origin>,
@@ -137,11 +141,16 @@ pub struct Verify {
 }
 
 impl Server {
-    /// Returns the public origin for a listener bound to `bound`.
+    /// Returns the public origin for a listener bound to `port`, which is `None` for a Unix socket.
+    ///
+    /// Returns `None` for a Unix socket without a configured origin, which no checked configuration has.
     #[must_use]
-    pub fn public_origin_at(&self, bound: SocketAddr) -> Origin {
-        let configured = self.public_origin.clone();
-        configured.unwrap_or_else(|| self.listen.origin_at(bound.port(), self.tls.is_some()))
+    pub fn public_origin_at(&self, port: Option<u16>) -> Option<Origin> {
+        let default = || match (&self.listen, port) {
+            (PublicListenAddr::Tcp(listen), Some(port)) => Some(listen.origin_at(port, self.tls.is_some())),
+            _ => None,
+        };
+        self.public_origin.clone().or_else(default)
     }
 
     /// Returns `true` if this group of routes is enabled.
@@ -189,6 +198,8 @@ impl Server {
             public_origin: public_origin(settings, &listen, tls.is_some())?,
             tls,
             allow_readable_secrets: settings.required(ALLOW_READABLE, settings.boolean(ALLOW_READABLE))?,
+            socket_mode: socket_mode(settings)?,
+            proxy_protocol: settings.required(PROXY_PROTOCOL, settings.boolean(PROXY_PROTOCOL))?,
             threads: settings.integer("server.threads", 1..=1024)?.map(|threads| threads as usize),
             limits: limits::read(settings, warnings)?,
             drain_delay: settings.required(DRAIN_DELAY, settings.duration(DRAIN_DELAY, Duration::ZERO))?,
@@ -202,6 +213,7 @@ impl Server {
             reuse_port: settings.required("server.reuse_port", settings.boolean("server.reuse_port"))?,
         };
         server.check_auth_prefix(settings)?;
+        server.check_listener(settings)?;
         if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             let effect = "any client can then forge its address";
             warnings.push(format!("server.trusted_proxies contains every address: {effect}"));
@@ -209,6 +221,21 @@ impl Server {
             warnings.push(UNNAMED_HEADERS.to_owned());
         }
         Ok(server)
+    }
+
+    fn check_listener(&self, settings: &RawSettings) -> Result<(), ConfigError> {
+        let is_unix = self.listen.unix_socket().is_some();
+        if is_unix && self.reuse_port {
+            return Err(
+                settings.invalid("server.reuse_port", "a Unix socket cannot be shared: remove the key")
+            );
+        }
+        if self.proxy_protocol && !is_unix && self.trusted_proxies.is_empty() {
+            let problem =
+                "only server.trusted_proxies may connect, and the list is empty: add your load balancer";
+            return Err(settings.invalid(PROXY_PROTOCOL, problem));
+        }
+        Ok(())
     }
 
     fn check_auth_prefix(&self, settings: &RawSettings) -> Result<(), ConfigError> {
@@ -237,7 +264,7 @@ impl Server {
 impl Admin {
     pub(super) fn read(settings: &RawSettings, server: &Server) -> Result<Self, ConfigError> {
         let listen: ListenAddr = settings.required("admin.listen", settings.parsed("admin.listen"))?;
-        if listen.conflicts_with(&server.listen) {
+        if listen.conflicts_with_public(&server.listen) {
             return Err(settings.invalid("admin.listen", conflict("server.listen", &server.listen)));
         }
         Ok(Self { listen })
@@ -256,10 +283,11 @@ impl Verify {
             return Ok(None);
         }
         let listen: ListenAddr = settings.required("verify.listen", settings.parsed("verify.listen"))?;
-        for (key, other) in [("server.listen", &server.listen), ("admin.listen", &admin.listen)] {
-            if listen.conflicts_with(other) {
-                return Err(settings.invalid("verify.listen", conflict(key, other)));
-            }
+        if listen.conflicts_with_public(&server.listen) {
+            return Err(settings.invalid("verify.listen", conflict("server.listen", &server.listen)));
+        }
+        if listen.conflicts_with(&admin.listen) {
+            return Err(settings.invalid("verify.listen", conflict("admin.listen", &admin.listen)));
         }
         if server.trusted_proxies.is_empty() {
             let problem = "only server.trusted_proxies may connect, and the list is empty: add your proxy";
@@ -275,7 +303,7 @@ impl Verify {
 
 fn public_origin(
     settings: &RawSettings,
-    listen: &ListenAddr,
+    listen: &PublicListenAddr,
     is_tls: bool,
 ) -> Result<Option<Origin>, ConfigError> {
     if let Some(origin) = settings.parsed::<Origin>("server.public_origin")? {
@@ -285,16 +313,26 @@ fn public_origin(
         }
         return Ok(Some(origin));
     }
-    if !listen.is_loopback() {
-        return Err(ConfigError::Missing {
+    match listen {
+        PublicListenAddr::Tcp(listen) if listen.is_loopback() => {
+            Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), is_tls)))
+        }
+        _ => Err(ConfigError::Missing {
             key: "server.public_origin".to_owned(),
             remedy: format!(
                 "server.listen = {listen} is not a loopback address: set it to the origin that browsers use, such \
                  as https://app.example.com"
             ),
-        });
+        }),
     }
-    Ok((listen.port() != 0).then(|| listen.origin_at(listen.port(), is_tls)))
+}
+
+/// Reads the mode of the Unix socket, in octal digits.
+fn socket_mode(settings: &RawSettings) -> Result<u32, ConfigError> {
+    let text = settings.required(SOCKET_MODE, settings.text(SOCKET_MODE))?;
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+    mode.ok_or_else(|| settings.invalid(SOCKET_MODE, "expected the mode of a file in octal, such as 0660"))
 }
 
 /// Parses a network or an address. One of IPv4-mapped addresses becomes the IPv4 network: the addresses of peers are
@@ -318,7 +356,7 @@ fn forwarded_header(text: &str) -> Result<ForwardedHeader, String> {
     parse_choice(&text.to_ascii_lowercase(), &words)
 }
 
-fn conflict(key: &str, other: &ListenAddr) -> String {
+fn conflict(key: &str, other: &impl std::fmt::Display) -> String {
     format!("conflicts with {key} = {other}: choose another port")
 }
 
@@ -340,6 +378,8 @@ const UNNAMED_HEADERS: &str = "server.trusted_proxies is set, and server.forward
      is read; list Forwarded and each other header that the proxies set, or set it to [\"x-forwarded-for\"]";
 
 const FORWARDED_HEADERS: &str = "server.forwarded_headers";
+const SOCKET_MODE: &str = "server.socket_mode";
+const PROXY_PROTOCOL: &str = "server.proxy_protocol";
 const REDIRECT: &str = "verify.redirect";
 const ALLOW_READABLE: &str = "server.allow_readable_secrets";
 const DRAIN_DELAY: &str = "server.drain_delay";

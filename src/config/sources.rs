@@ -22,7 +22,7 @@ use super::value::{RawValue, SourcedValue};
 /// use sekisho::config::{Config, Sources};
 ///
 /// let sources = Sources { flags: vec![("server.listen".into(), "127.0.0.1:0".into())], ..Sources::default() };
-/// assert_eq!(Config::load(&sources)?.config.server.listen.port(), 0);
+/// assert_eq!(Config::load(&sources)?.config.server.listen.port(), Some(0));
 /// # Ok::<(), sekisho::config::ConfigError>(())
 /// ```
 #[derive(Clone, Default)]

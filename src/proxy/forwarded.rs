@@ -19,8 +19,8 @@ use crate::http_headers::{
 /// upstream receives none of these headers, since those sent by the client are always removed.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
-    /// The client's address.
-    pub client: IpAddr,
+    /// The client's address, if it is known.
+    pub client: Option<IpAddr>,
     /// Scheme of the address that clients use, `http` or `https`.
     pub proto: &'static str,
     /// Host of the address that clients use.
@@ -33,11 +33,15 @@ pub struct Forwarded {
 impl Forwarded {
     pub(super) fn write_to(&self, writer: &mut impl HeaderWriter) {
         // The address is sliced out of the `Forwarded` element (RFC 7239, section 4), to allocate once.
-        let client = self.client.to_canonical();
-        let (open, close) = if client.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+        let client = self.client.map(|client| client.to_canonical());
+        let is_ipv6 = client.is_some_and(|client| client.is_ipv6());
+        let (open, close) = if is_ipv6 { ("for=\"[", "]\"") } else { ("for=", "") };
         let mut element = String::with_capacity(ELEMENT_CAPACITY);
         element.push_str(open);
-        push_address(&mut element, client);
+        match client {
+            Some(client) => push_address(&mut element, client),
+            None => element.push_str("unknown"),
+        }
         let address_range = open.len()..element.len();
         element.push_str(close);
         // A host that would need escapes within the quotes is left out.
@@ -45,14 +49,18 @@ impl Forwarded {
         for piece in [";host=\"", host.unwrap_or_default(), "\";proto=", self.proto] {
             element.push_str(piece);
         }
-        let address = &element.as_bytes()[address_range];
-        writer.add(&X_FORWARDED_FOR, self.chain.as_ref().map_or(address, HeaderValue::as_bytes));
+        let address = client.map(|_| &element.as_bytes()[address_range]);
+        if let Some(list) = self.chain.as_ref().map(HeaderValue::as_bytes).or(address) {
+            writer.add(&X_FORWARDED_FOR, list);
+        }
         writer.copy(&X_FORWARDED_HOST, &self.host);
         writer.add(&X_FORWARDED_PROTO, self.proto.as_bytes());
         if host.is_some() {
             writer.add(&FORWARDED, element.as_bytes());
         }
-        writer.add(&X_REAL_IP, address);
+        if let Some(address) = address {
+            writer.add(&X_REAL_IP, address);
+        }
     }
 }
 
@@ -123,7 +131,7 @@ mod tests {
     fn written(client: &str, chain: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let forwarded = Forwarded {
-            client: client.parse().unwrap(),
+            client: client.parse().ok(),
             proto: "https",
             host: HeaderValue::from_static("app.example:8443"),
             chain: chain.map(HeaderValue::from_static),
@@ -178,6 +186,13 @@ mod tests {
         for address in ["0.0.0.0", "1.10.100.255", "9.99.199.200", "203.0.113.7", "::1", "2001:db8::7"] {
             assert_eq!(written(address, None)["x-real-ip"], address);
         }
+    }
+
+    #[test]
+    fn unknown_client_has_no_address() {
+        let headers = written("unknown", None);
+        assert_eq!(headers["forwarded"], "for=unknown;host=\"app.example:8443\";proto=https");
+        assert!(!headers.contains_key("x-forwarded-for") && !headers.contains_key("x-real-ip"));
     }
 
     #[test]

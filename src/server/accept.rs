@@ -1,7 +1,6 @@
 //! Accepting connections from a listening socket.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +12,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tower::ServiceExt;
 
-use super::admission::{self, Client, ConnectionRefused, Holder, Limit};
-use super::connection::serve_connection;
+use super::admission::ConnectionRefused;
+use super::connection::{Accepted, ConnectionError, serve_connection};
 use super::connection_registry::{ConnectionPermit, ConnectionRegistry};
-use super::extensions::Peer;
+use super::extensions::insert_peer;
 use super::http_service::HttpService;
+use super::refusal;
 use super::reject::{RejectReason, Rejected};
+use super::socket::{DetachedSocket, PeerAddr, RuntimeListener, Socket};
 use super::tls::Certificate;
-use crate::client_info::client_network;
 
 /// Accept loop of one worker thread.
 pub(super) struct Acceptor<S> {
@@ -33,6 +32,8 @@ pub(super) struct Acceptor<S> {
     /// True if the service responds to rejected requests.
     pub(super) passes_rejections: bool,
     pub(super) group: AcceptGroup,
+    /// True if connections begin with a header of the PROXY protocol.
+    pub(super) has_proxy_protocol: bool,
 }
 
 /// One worker thread's view of the threads that accept from the same socket.
@@ -47,8 +48,8 @@ pub(super) struct AcceptGroup {
 
 /// Connection that another worker thread accepted.
 pub(super) struct TransferredConnection {
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
+    socket: DetachedSocket,
+    peer: PeerAddr,
     permit: ConnectionPermit,
 }
 
@@ -71,13 +72,13 @@ impl AcceptGroup {
 
 impl<S: HttpService> Acceptor<S> {
     /// Accepts connections until `stop` completes, then those left in the backlog.
-    pub(super) async fn run(mut self, listener: TcpListener, stop: impl Future<Output = ()>) {
+    pub(super) async fn run(mut self, listener: RuntimeListener, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.dispatch(stream, peer),
+                    Ok((socket, peer)) => self.dispatch(socket, peer),
                     Err(error) => backoff(&error).await,
                 },
                 Some(connection) = self.group.transferred.recv() => self.adopt(connection),
@@ -91,33 +92,41 @@ impl<S: HttpService> Acceptor<S> {
         }
     }
 
-    fn dispatch(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn dispatch(&mut self, socket: Socket, peer: PeerAddr) {
         let thread = self.group.select_thread();
-        let permit = match self.group.registries[thread].try_acquire(peer.ip()) {
+        let registry = &self.group.registries[thread];
+        if self.has_proxy_protocol && !registry.admission.is_front_proxy(peer.ip()) {
+            return refusal::report_proxy_header(peer, "the peer is not in server.trusted_proxies");
+        }
+        let permit = match registry.try_acquire(peer.ip()) {
             Ok(permit) => permit,
-            Err(refused) => return self.reject(stream, peer, refused),
+            Err(refused) => return self.reject(socket, peer, refused),
         };
         match self.group.senders.get(thread).filter(|_| thread != self.group.index) {
-            Some(sender) => transfer(sender, stream, peer, permit),
-            None => self.serve(stream, peer, permit),
+            Some(sender) => transfer(sender, socket, peer, permit),
+            None => self.serve(socket, peer, permit),
         }
     }
 
-    fn adopt(&self, TransferredConnection { stream, peer, permit }: TransferredConnection) {
-        match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(stream, peer, permit),
+    fn adopt(&self, TransferredConnection { socket, peer, permit }: TransferredConnection) {
+        match socket.register() {
+            Ok(socket) => self.serve(socket, peer, permit),
             Err(error) => {
                 tracing::error!(%peer, error = &error as &dyn std::error::Error, "cannot adopt connection");
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
+    fn serve(&self, socket: Socket, peer: PeerAddr, permit: ConnectionPermit) {
+        let accepted = Accepted { socket, peer, permit, has_proxy_protocol: self.has_proxy_protocol };
         let certificate = self.certificate.clone();
         let service = self.service.clone();
-        let connection = serve_connection(stream, peer, permit, certificate, service, self.passes_rejections);
+        let connection = serve_connection(accepted, certificate, service, self.passes_rejections);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
+                if let ConnectionError::ProxyHeader(error) = &error {
+                    refusal::report_proxy_header(peer, &error.to_string());
+                }
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection failed");
             }
         });
@@ -126,22 +135,18 @@ impl<S: HttpService> Acceptor<S> {
     /// Rejects a connection over a limit: with a 503 response, or by closing it over TLS and if its client has too many.
     ///
     /// A response over TLS would need a handshake, which is too expensive under overload.
-    fn reject(&self, stream: TcpStream, peer: SocketAddr, refused: ConnectionRefused) {
-        match refused {
-            ConnectionRefused::All => admission::record(Limit::Connections),
-            ConnectionRefused::Client => {
-                let client = || Holder::Client(Client::Address(client_network(peer.ip())));
-                admission::record_share(Limit::ClientConnections, client);
-            }
-        }
+    fn reject(&self, socket: Socket, peer: PeerAddr, refused: ConnectionRefused) {
+        refusal::record_limit(refused, peer);
         if self.certificate.is_some() || refused == ConnectionRefused::Client {
             return;
         }
         let Ok(permit) = REJECTION_PERMITS.try_acquire() else { return };
-        let service = self.passes_rejections.then(|| self.service.clone());
+        // A header of the PROXY protocol would precede the request.
+        let passes_rejections = self.passes_rejections && !self.has_proxy_protocol;
+        let service = passes_rejections.then(|| self.service.clone());
         let builder = self.group.registries[self.group.index].settings().builders.http1.clone();
         tokio::spawn(async move {
-            let responding = respond_to_rejected(stream, peer, builder, service);
+            let responding = respond_to_rejected(socket, peer, builder, service);
             let _ = tokio::time::timeout(REJECT_TIMEOUT, responding).await;
             drop(permit);
         });
@@ -150,17 +155,12 @@ impl<S: HttpService> Acceptor<S> {
     /// Accepts the connections that the kernel has already established for the listener.
     ///
     /// Later ones are refused by the kernel, unless another process shares the port.
-    fn drain_backlog(&mut self, listener: TcpListener) {
+    fn drain_backlog(&mut self, listener: RuntimeListener) {
         // Calls `accept` directly, because tokio's readiness may be out of date.
-        let Ok(listener) = listener.into_std() else { return };
+        let Ok(listener) = listener.detach() else { return };
         loop {
             match listener.accept() {
-                Ok((stream, peer)) => {
-                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                    if let Ok(stream) = stream {
-                        self.dispatch(stream, peer);
-                    }
-                }
+                Ok((socket, peer)) => self.dispatch(socket, peer),
                 // The client closed this connection; others may follow in the backlog.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
@@ -172,58 +172,58 @@ impl<S: HttpService> Acceptor<S> {
 
 fn transfer(
     sender: &mpsc::UnboundedSender<TransferredConnection>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
+    peer: PeerAddr,
     permit: ConnectionPermit,
 ) {
     tracing::debug!(%peer, "connection transferred to a less loaded thread");
     metrics::counter!("sekisho_connections_handed_over_total").increment(1);
-    if let Ok(stream) = stream.into_std() {
+    if let Ok(socket) = socket.detach() {
         // Fails if the other thread has stopped, which has dropped its other connections as well.
-        let _ = sender.send(TransferredConnection { stream, peer, permit });
+        let _ = sender.send(TransferredConnection { socket, peer, permit });
     }
 }
 
 /// Responds to a rejected connection. The service does so, if there is one and a request arrives soon.
 async fn respond_to_rejected<S: HttpService>(
-    mut stream: TcpStream,
-    peer: SocketAddr,
+    mut socket: Socket,
+    peer: PeerAddr,
     builder: http1::Builder,
     service: Option<S>,
 ) -> io::Result<()> {
     let has_request = match &service {
-        Some(_) => tokio::time::timeout(REJECT_TIMEOUT / 2, stream.peek(&mut [0])).await.is_ok(),
+        Some(_) => tokio::time::timeout(REJECT_TIMEOUT / 2, socket.readable()).await.is_ok(),
         None => false,
     };
     match service.filter(|_| has_request) {
         Some(service) => {
-            let responding = respond_by_service(stream, peer, builder, service);
-            stream = responding.await.map_err(io::Error::other)?;
+            let responding = respond_by_service(socket, peer, builder, service);
+            socket = responding.await.map_err(io::Error::other)?;
         }
-        None => stream.write_all(&RejectReason::Overloaded.bytes()).await?,
+        None => socket.write_all(&RejectReason::Overloaded.bytes()).await?,
     }
-    stream.shutdown().await?;
+    socket.shutdown().await?;
     // Closing the socket before the request has arrived would reset the connection, and the client might lose the
     // response.
     let mut discarded = [0; 1024];
-    while stream.read(&mut discarded).await? > 0 {}
+    while socket.read(&mut discarded).await? > 0 {}
     Ok(())
 }
 
 /// Lets the service respond to the first request of a rejected connection.
 async fn respond_by_service<S: HttpService>(
-    stream: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
+    peer: PeerAddr,
     mut builder: http1::Builder,
     service: S,
-) -> Result<TcpStream, hyper::Error> {
+) -> Result<Socket, hyper::Error> {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(|_| Body::empty());
-        request.extensions_mut().insert(Peer(peer));
+        insert_peer(request.extensions_mut(), peer);
         request.extensions_mut().insert(Rejected(RejectReason::Overloaded));
         service.clone().oneshot(request)
     });
-    let connection = builder.keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    let connection = builder.keep_alive(false).serve_connection(TokioIo::new(socket), service);
     Ok(connection.without_shutdown().await?.io.into_inner())
 }
 

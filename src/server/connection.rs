@@ -1,18 +1,13 @@
-//! Drives one connection from the TLS handshake to its close.
+//! Drives one connection from its first byte to its close.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-#[cfg(target_os = "linux")]
-use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::connection_context::ConnectionContext;
 use super::connection_registry::ConnectionPermit;
@@ -21,7 +16,10 @@ use super::http_service::HttpService;
 use super::http2_executor::Http2Executor;
 use super::io::{MaybeTlsStream, MonitoredIo};
 use super::malformed_head;
+use super::proxy_protocol::{self, ProxyHeaderError};
+use super::refusal;
 use super::service::ConnectionService;
+use super::socket::{PeerAddr, Socket};
 use super::tls::{Certificate, HandshakeError, negotiated_http2};
 
 /// Reason why a connection did not end with a complete response.
@@ -33,29 +31,59 @@ pub(super) enum ConnectionError {
     BetweenRequests(#[source] std::io::Error),
     #[error("HTTP protocol error")]
     Http(#[from] hyper::Error),
+    #[error("PROXY protocol failed")]
+    ProxyHeader(#[from] ProxyHeaderError),
     #[error("TLS handshake failed")]
     Tls(#[from] HandshakeError),
+    #[error("too many connections of the client")]
+    TooMany,
+}
+
+/// An accepted connection.
+pub(super) struct Accepted {
+    pub(super) socket: Socket,
+    pub(super) peer: PeerAddr,
+    pub(super) permit: ConnectionPermit,
+    /// True if it begins with a header of the PROXY protocol.
+    pub(super) has_proxy_protocol: bool,
+}
+
+impl Accepted {
+    /// Receives the header, and counts the connection for the client that it names.
+    async fn receive_proxy_header(&mut self) -> Result<(), ConnectionError> {
+        let time_limit = self.permit.registry.settings().limits.header_timeout;
+        let Some(client) = proxy_protocol::read_header(&mut self.socket, time_limit).await? else {
+            return Ok(());
+        };
+        self.peer = PeerAddr::Ip(client);
+        self.permit.set_client(client.ip()).map_err(|refused| {
+            refusal::record_limit(refused, self.peer);
+            ConnectionError::TooMany
+        })
+    }
 }
 
 /// Serves a connection until it is closed.
 pub(super) async fn serve_connection<S: HttpService>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: ConnectionPermit,
+    mut accepted: Accepted,
     certificate: Option<Arc<Certificate>>,
     service: S,
     passes_rejections: bool,
 ) -> Result<(), ConnectionError> {
-    set_socket_options(&stream);
+    accepted.socket.set_options();
+    if accepted.has_proxy_protocol {
+        Box::pin(accepted.receive_proxy_header()).await?;
+    }
+    let Accepted { socket, peer, permit, .. } = accepted;
     let settings = permit.registry.settings();
     let (stream, alpn) = match &certificate {
         Some(certificate) => {
-            let handshake = certificate.handshake(stream, settings.limits.header_timeout);
+            let handshake = certificate.handshake(socket, settings.limits.header_timeout);
             let stream = Box::new(Box::pin(handshake).await?);
             let is_http2 = negotiated_http2(&stream);
             (MaybeTlsStream::Tls(stream), Some(is_http2))
         }
-        None => (MaybeTlsStream::Plain(stream), None),
+        None => (MaybeTlsStream::Plain(socket), None),
     };
     let state = Arc::new(ConnectionState::default());
     permit.registry.track(&state);
@@ -86,15 +114,6 @@ pub(super) async fn serve_connection<S: HttpService>(
         serve_http1(builder, io, service, &state).await?;
     }
     Ok(())
-}
-
-fn set_socket_options(stream: &TcpStream) {
-    // Nagle's algorithm would delay a small response until the client acknowledges the previous one.
-    let _ = stream.set_nodelay(true);
-    // Keepalive probes detect the loss of a client that has a silent tunnel open, such as a WebSocket.
-    let _ = sockopt::set_socket_keepalive(stream, true);
-    #[cfg(target_os = "linux")]
-    let _ = sockopt::set_tcp_keepidle(stream, TCP_KEEPALIVE_TIME);
 }
 
 /// Serves HTTP/1.1.
@@ -194,7 +213,3 @@ async fn drive_http2<S: HttpService>(
     })
     .await
 }
-
-/// Idle time before the first TCP keepalive probe.
-#[cfg(target_os = "linux")]
-const TCP_KEEPALIVE_TIME: Duration = Duration::from_secs(60);

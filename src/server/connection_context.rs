@@ -1,15 +1,15 @@
 //! State shared by the IO object, the service and the driver of one connection.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::admission::HEAD_UNIT;
 use super::connection_registry::{ConnectionPermit, ConnectionSettings};
 use super::connection_state::ConnectionState;
+use super::socket::PeerAddr;
 
 /// Client address, state and settings of one connection.
 pub(super) struct ConnectionContext {
-    pub(super) peer: SocketAddr,
+    pub(super) peer: PeerAddr,
     pub(super) is_tls: bool,
     /// True if the service responds to rejected requests.
     pub(super) passes_rejections: bool,

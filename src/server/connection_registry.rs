@@ -156,8 +156,11 @@ impl ConnectionRegistry {
         self.open.load(Relaxed)
     }
 
-    /// Acquires a permit for a new connection from `peer`.
-    pub(super) fn try_acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionRefused> {
+    /// Acquires a permit for a new connection from `peer`; `None` is that of a Unix socket.
+    pub(super) fn try_acquire(
+        self: &Arc<Self>,
+        peer: Option<IpAddr>,
+    ) -> Result<ConnectionPermit, ConnectionRefused> {
         let place = self.admission.try_begin_connection(peer)?;
         self.open.fetch_add(1, Relaxed);
         self.gauge.increment(1.0);
@@ -241,6 +244,13 @@ impl ConnectionRegistry {
 
     fn tracked(&self) -> MutexGuard<'_, TrackedConnections> {
         self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConnectionPermit {
+    /// Counts the connection for `client`, which a trusted proxy has named.
+    pub(super) fn set_client(&mut self, client: IpAddr) -> Result<(), ConnectionRefused> {
+        self.registry.admission.set_client(&mut self.place, client)
     }
 }
 

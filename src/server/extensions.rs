@@ -8,19 +8,32 @@ use http::Extensions;
 
 use super::connection_context::ConnectionContext;
 use super::request_place::RequestPlace;
+use super::socket::PeerAddr;
 use crate::request_context::RequestContext;
 
-/// Address of the client's end of the TCP connection.
+/// Address of the client's end of the TCP connection, or the client's address in a header of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
 /// Inserts the values of the connection.
 pub(super) fn insert_connection(extensions: &mut Extensions, context: &ConnectionContext) {
-    extensions.insert(Peer(context.peer));
+    insert_peer(extensions, context.peer);
     if context.is_tls {
         extensions.insert(TlsConnection);
     }
 }
+
+/// Inserts the peer of a connection.
+pub(super) fn insert_peer(extensions: &mut Extensions, peer: PeerAddr) {
+    match peer {
+        PeerAddr::Ip(address) => _ = extensions.insert(Peer(address)),
+        PeerAddr::Unix => _ = extensions.insert(UnixPeer),
+    }
+}
+
+/// Marks requests that were received on a Unix socket, whose other end has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixPeer;
 
 /// Marks requests that were received over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

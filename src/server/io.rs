@@ -16,7 +16,6 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::admission::{self, Limit};
@@ -24,6 +23,7 @@ use super::connection_context::ConnectionContext;
 use super::connection_state::{CloseMode, ConnectionState, Phase};
 use super::http2_input::Http2Input;
 use super::malformed_head;
+use super::socket::Socket;
 
 /// Stream of a connection that records its progress and carries out close requests.
 pub(super) struct MonitoredIo {
@@ -47,8 +47,8 @@ pub(super) struct MonitoredIo {
 }
 
 pub(super) enum MaybeTlsStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl MonitoredIo {
@@ -344,7 +344,7 @@ impl Drop for MonitoredIo {
         let state = self.state();
         let is_cut = state.is_close_requested(CloseMode::Abort) || state.phase() == Phase::Tunnel;
         if state.is_close_requested(CloseMode::Reset) || is_cut && state.is_write_blocked() {
-            let _ = self.stream.socket().set_zero_linger();
+            self.stream.socket().set_zero_linger();
         }
     }
 }
@@ -437,7 +437,7 @@ impl AsyncWrite for MonitoredIo {
             let result = Pin::new(stream).poll_flush(cx);
             return this.record_write(cx, result);
         }
-        // A TCP socket has nothing to flush, but hyper flushes on every poll while it waits for the response.
+        // A socket has nothing to flush, but hyper flushes on every poll while it waits for the response.
         Poll::Ready(if this.is_awaiting_response() { this.check_client(cx) } else { this.check_abort() })
     }
 
@@ -473,7 +473,7 @@ impl MaybeTlsStream {
         }
     }
 
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &Socket {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,

@@ -4,12 +4,13 @@
 //!
 //! 1. One of the [`WorkerThreads`] accepts the connection. It serves the connection itself, or transfers it
 //!    to a thread with far fewer connections. Over the connection limit the response to its first request is 503.
-//! 2. If there is a [`Certificate`], the TLS handshake negotiates HTTP/2 or HTTP/1.1. Without TLS, a client
+//! 2. With the PROXY protocol (`proxy_protocol.rs`), the connection of a trusted proxy begins with the address of its
+//!    client. If there is a [`Certificate`], the TLS handshake negotiates HTTP/2 or HTTP/1.1. Without TLS, a client
 //!    may start with HTTP/2 by prior knowledge.
 //! 3. Each request is checked: exactly one valid host, the length of the target, the number of header
 //!    fields. HTTP/2 requests are normalized to the form of HTTP/1.1: `:authority` becomes `Host` (a
 //!    different `Host` beside it is rejected with 400), and cookies are joined into one field.
-//! 4. The service gets the request, with [`Peer`] and, over TLS, [`TlsConnection`] in its extensions.
+//! 4. The service gets the request, with [`Peer`] or [`UnixPeer`] and, over TLS, [`TlsConnection`] in its extensions.
 //!    Over the limit of requests in flight the response is 503; requests are not queued. A request whose body
 //!    has not arrived is not counted while the service waits for it.
 //! 5. A request that is rejected goes to the service with [`Rejected`] in its extensions, if the service responds to
@@ -91,21 +92,25 @@ mod http_service;
 mod io;
 mod limits;
 mod malformed_head;
+mod proxy_protocol;
+mod refusal;
 mod reject;
 mod request_body;
 mod request_head;
 mod request_place;
 mod serve;
 mod service;
+mod socket;
 mod tls;
 mod workers;
 
 pub use self::admission::{Client, ClientBusy, ClientShares, FreePlaces};
 pub(crate) use self::admission::{Holder, Limit, record_front_proxy, record_share};
-pub use self::extensions::{BodyPlace, InReserve, Peer, TlsConnection};
+pub use self::extensions::{BodyPlace, InReserve, Peer, TlsConnection, UnixPeer};
 pub use self::http_service::HttpService;
 pub use self::limits::{ServerLimits, raise_file_limit};
 pub use self::reject::{Rejected, overloaded_response};
 pub use self::serve::{serve, serve_with_limits};
+pub use self::socket::Listener;
 pub use self::tls::{Certificate, CertificateError};
 pub use self::workers::WorkerThreads;

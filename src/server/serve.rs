@@ -11,6 +11,7 @@ use super::admission::ThreadAdmission;
 use super::connection_registry::ConnectionRegistry;
 use super::http_service::HttpService;
 use super::limits::ServerLimits;
+use super::socket::RuntimeListener;
 
 /// Serves plain HTTP on the caller's runtime until `stop` completes, then drains open connections.
 pub async fn serve<S: HttpService>(
@@ -39,8 +40,9 @@ pub async fn serve_with_limits<S: HttpService>(
         service,
         passes_rejections: false,
         group: AcceptGroup::single(&registry),
+        has_proxy_protocol: false,
     };
-    let mut accept_loop = pin!(acceptor.run(listener, stop));
+    let mut accept_loop = pin!(acceptor.run(RuntimeListener::Tcp(listener), stop));
     loop {
         tokio::select! {
             () = &mut accept_loop => break,

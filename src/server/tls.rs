@@ -16,10 +16,10 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, Res
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, version};
 use time::OffsetDateTime;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::socket::Socket;
 use crate::clock::Clock;
 use crate::secret::{AccessError, check_access};
 
@@ -212,11 +212,11 @@ impl Certificate {
 
     pub(super) async fn handshake(
         &self,
-        stream: TcpStream,
+        socket: Socket,
         timeout: Duration,
-    ) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    ) -> Result<TlsStream<Socket>, HandshakeError> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
-        Ok(tokio::time::timeout(timeout, acceptor.accept(stream)).await??)
+        Ok(tokio::time::timeout(timeout, acceptor.accept(socket)).await??)
     }
 }
 
@@ -227,7 +227,7 @@ impl fmt::Debug for Certificate {
 }
 
 /// Returns `true` if ALPN selected HTTP/2.
-pub(super) fn negotiated_http2(stream: &TlsStream<TcpStream>) -> bool {
+pub(super) fn negotiated_http2(stream: &TlsStream<Socket>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 

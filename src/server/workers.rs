@@ -3,7 +3,6 @@
 //! A request is handled on one core and needs no synchronization with others.
 
 use std::io;
-use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,6 +18,7 @@ use super::admission::{FreePlaces, ThreadAdmission};
 use super::connection_registry::ConnectionRegistry;
 use super::http_service::HttpService;
 use super::limits::ServerLimits;
+use super::socket::Listener;
 use super::tls::Certificate;
 
 /// Pool of worker threads that serve requests beside the runtime that starts them.
@@ -86,7 +86,7 @@ impl WorkerThreads {
     /// Returns an error if the listening socket cannot be shared between the threads.
     pub fn serve<F, S>(
         &self,
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         certificate: Option<Arc<Certificate>>,
         factory: F,
     ) -> io::Result<()>
@@ -94,7 +94,7 @@ impl WorkerThreads {
         F: Fn() -> S + Send + Sync + 'static,
         S: HttpService,
     {
-        self.serve_listener(listener, certificate, factory, false)
+        self.serve_listener(listener.into(), certificate, factory, false)
     }
 
     /// Serves like [`serve`](Self::serve). The services also get the requests that the server rejects, with
@@ -105,7 +105,7 @@ impl WorkerThreads {
     /// As [`serve`](Self::serve).
     pub fn serve_with_rejections<F, S>(
         &self,
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         certificate: Option<Arc<Certificate>>,
         factory: F,
     ) -> io::Result<()>
@@ -113,12 +113,12 @@ impl WorkerThreads {
         F: Fn() -> S + Send + Sync + 'static,
         S: HttpService,
     {
-        self.serve_listener(listener, certificate, factory, true)
+        self.serve_listener(listener.into(), certificate, factory, true)
     }
 
     fn serve_listener<F, S>(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         certificate: Option<Arc<Certificate>>,
         factory: F,
         passes_rejections: bool,
@@ -127,7 +127,7 @@ impl WorkerThreads {
         F: Fn() -> S + Send + Sync + 'static,
         S: HttpService,
     {
-        listener.set_nonblocking(true)?;
+        let has_proxy_protocol = listener.has_proxy_protocol();
         let listeners: Vec<_> =
             self.threads.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
         let factory = Arc::new(factory);
@@ -142,8 +142,9 @@ impl WorkerThreads {
             let stopped = self.stopped();
             let accept_loop = async move {
                 let service = factory();
-                let acceptor = Acceptor { certificate, service, passes_rejections, group };
-                match tokio::net::TcpListener::from_std(listener) {
+                let acceptor =
+                    Acceptor { certificate, service, passes_rejections, group, has_proxy_protocol };
+                match listener.register() {
                     Ok(listener) => acceptor.run(listener, stopped).await,
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;

@@ -221,8 +221,7 @@ fn certificate_makes_the_default_origin_https() {
     let files = server.tls.unwrap();
     assert_eq!((files.certificate, files.key), (PathBuf::from("/c"), PathBuf::from("/k")));
     let server = file(&format!("{tls}listen = 'localhost:0'")).config().server;
-    let bound = "127.0.0.1:443".parse().unwrap();
-    assert_eq!(server.public_origin_at(bound).as_str(), "https://localhost");
+    assert_eq!(server.public_origin_at(Some(443)).unwrap().as_str(), "https://localhost");
     let error = file(&format!("{tls}public_origin = 'http://localhost'")).error();
     assert!(
         error.contains("server.public_origin = \"http://localhost\" in ./sekisho.toml, line 4"),
@@ -847,6 +846,25 @@ const BAD: &[(&str, &str)] = &[
     ("[server]\ndrain_delay = 5", "server.drain_delay = 5 in ./sekisho.toml, line 2: expected a duration"),
     // server
     ("[server]\nlisten = 'nope'", "server.listen = \"nope\" in ./sekisho.toml, line 2: expected HOST:PORT"),
+    (
+        "[server]\nlisten = 'unix:sekisho.sock'",
+        "or the path of a Unix socket of at most 107 bytes, such as unix:/run/",
+    ),
+    (
+        "[server]\nlisten = 'unix:/run/s'",
+        "server.public_origin is required: server.listen = unix:/run/s is not a loopback address: set it to",
+    ),
+    ("[server]\nsocket_mode = '0668'", "expected the mode of a file in octal, such as 0660"),
+    ("[server]\nsocket_mode = '2660'", "expected the mode of a file in octal, such as 0660"),
+    (
+        "[server]\nlisten = 'unix:/run/s'\npublic_origin = 'http://localhost'\nreuse_port = true",
+        "a Unix socket cannot be shared: remove the key",
+    ),
+    ("[server]\nproxy_protocol = true", "only server.trusted_proxies may connect, and the list is empty"),
+    (
+        "[admin]\nlisten = 'unix:/run/s'",
+        "admin.listen = \"unix:/run/s\" in ./sekisho.toml, line 2: expected HOST:PORT",
+    ),
     ("[server]\nlisten = 8080", "server.listen = 8080 in ./sekisho.toml, line 2: expected text"),
     ("[server]\nlisten = ''", "server.listen = \"\""),
     ("[server]\nlisten = ':80'", "expected HOST:PORT"),
@@ -1282,9 +1300,20 @@ fn loopback_listener_has_a_default_public_origin() {
     ] {
         let server = ConfigFixture::new().flag("server.listen", listen).config().server;
         assert_eq!(server.public_origin.as_ref().map(|origin| origin.as_str()), origin, "{listen}");
-        let bound = "127.0.0.1:5000".parse().unwrap();
-        assert_eq!(server.public_origin_at(bound).as_str(), origin.unwrap_or("http://127.0.0.1:5000"));
+        let expected = origin.unwrap_or("http://127.0.0.1:5000");
+        assert_eq!(server.public_origin_at(Some(5000)).unwrap().as_str(), expected);
     }
+}
+
+#[test]
+fn public_listener_may_be_a_unix_socket() {
+    let text =
+        "[server]\nlisten = 'unix:///run/s'\npublic_origin = 'https://a.example'\nproxy_protocol = true";
+    let server = file(text).config().server;
+    assert_eq!(server.listen.to_string(), "unix:/run/s");
+    assert!(server.listen.unix_socket().is_some() && server.proxy_protocol);
+    assert_eq!((server.listen.port(), server.socket_mode), (None, 0o660));
+    assert_eq!(server.public_origin_at(None).unwrap().as_str(), "https://a.example");
 }
 
 #[test]

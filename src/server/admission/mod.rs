@@ -52,7 +52,7 @@ pub(super) struct ThreadAdmission {
 
 /// A connection that is counted.
 pub(super) struct ConnectionPlace {
-    /// `None` for an exempt peer.
+    /// `None` for an exempt peer, and for that of a Unix socket.
     client: Option<IpAddr>,
 }
 
@@ -120,20 +120,47 @@ impl ThreadAdmission {
         self.shared.clients.set_exempt(networks);
     }
 
+    /// Returns `true` for a front proxy; the peer of a Unix socket (`None`) is one.
+    pub(super) fn is_front_proxy(&self, peer: Option<IpAddr>) -> bool {
+        peer.is_none_or(|peer| self.shared.clients.client(peer).is_none())
+    }
+
     /// Counts a connection from `peer`.
-    pub(super) fn try_begin_connection(&self, peer: IpAddr) -> Result<ConnectionPlace, ConnectionRefused> {
+    pub(super) fn try_begin_connection(
+        &self,
+        peer: Option<IpAddr>,
+    ) -> Result<ConnectionPlace, ConnectionRefused> {
         let Admission { connections, clients, .. } = &*self.shared;
         if !connections.try_take(self.thread) {
             return Err(ConnectionRefused::All);
         }
-        let client = clients.client(peer);
-        let is_allowed =
-            |client| clients.try_add(client, |count| self.shared.max_connections_of_client(count));
-        if client.is_none_or(is_allowed) {
+        let client = peer.and_then(|peer| clients.client(peer));
+        if client.is_none_or(|client| self.try_add_client(client)) {
             return Ok(ConnectionPlace { client });
         }
         connections.give_back(self.thread);
         Err(ConnectionRefused::Client)
+    }
+
+    /// Counts a connection for `client` instead of the proxy that has made it.
+    pub(super) fn set_client(
+        &self,
+        place: &mut ConnectionPlace,
+        client: IpAddr,
+    ) -> Result<(), ConnectionRefused> {
+        let clients = &self.shared.clients;
+        let client = clients.client(client);
+        if !client.is_none_or(|client| self.try_add_client(client)) {
+            return Err(ConnectionRefused::Client);
+        }
+        if let Some(previous) = std::mem::replace(&mut place.client, client) {
+            clients.remove(previous);
+        }
+        Ok(())
+    }
+
+    fn try_add_client(&self, client: IpAddr) -> bool {
+        self.shared.clients.try_add(client, |count| self.shared.max_connections_of_client(count))
     }
 
     pub(super) fn end_connection(&self, place: &ConnectionPlace) {

@@ -83,11 +83,12 @@ pub(crate) fn record(limit: Limit) {
     record_with(limit, || None);
 }
 
-/// Records a request whose client is unknown, because its address is this one of a front proxy.
-pub(crate) fn record_front_proxy(address: IpAddr) {
+/// Records a request whose client is unknown, because its address is this one of a front proxy. `None` is the peer of a
+/// Unix socket.
+pub(crate) fn record_front_proxy(address: Option<IpAddr>) {
     // If another thread has the lock, a later request is recorded.
     if let Ok(mut report) = REPORT.try_lock() {
-        report.front_proxy = Some(address);
+        report.front_proxy = Some(FrontProxy(address));
     }
 }
 
@@ -113,8 +114,21 @@ pub(in crate::server) fn flush() {
     if let Some(Line { limits, full_shares }) = line {
         tracing::warn!(limits, full_shares, "load shed");
     }
-    if let Some(address) = front_proxy {
-        tracing::warn!(%address, "requests of a trusted proxy without the address of a client share one limit");
+    if let Some(peer) = front_proxy {
+        tracing::warn!(%peer, "requests of a trusted proxy without the address of a client share one limit");
+    }
+}
+
+/// The peer of requests that name no client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FrontProxy(Option<IpAddr>);
+
+impl fmt::Display for FrontProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix"),
+        }
     }
 }
 
@@ -124,7 +138,7 @@ struct Report {
     /// The holders with most refusals, approximately: the sketch of "space saving" (Metwally et al. 2005).
     holders: Vec<(Holder, u64)>,
     last_line: Option<Instant>,
-    front_proxy: Option<IpAddr>,
+    front_proxy: Option<FrontProxy>,
     last_warning: Option<Instant>,
 }
 
@@ -175,7 +189,7 @@ impl Report {
     }
 
     /// Returns the front proxy to warn of, unless the last warning is less than a minute ago.
-    fn take_front_proxy(&mut self, now: Instant) -> Option<IpAddr> {
+    fn take_front_proxy(&mut self, now: Instant) -> Option<FrontProxy> {
         if !is_due(self.last_warning, now) {
             return None;
         }
@@ -245,7 +259,7 @@ mod tests {
     fn front_proxy_is_a_warning_once_a_minute() {
         let mut report = Report::new();
         let start = Instant::now();
-        let proxy = IpAddr::from([10, 0, 0, 1]);
+        let proxy = FrontProxy(Some([10, 0, 0, 1].into()));
         let mut warnings = 0;
         for second in 0..121 {
             report.front_proxy = Some(proxy);

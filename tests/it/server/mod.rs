@@ -8,6 +8,8 @@ mod hostile_load;
 mod http2;
 mod idle_connections;
 mod limits;
+mod proxy_protocol;
 mod slow_clients;
 mod tls;
+mod unix_listener;
 mod workers;

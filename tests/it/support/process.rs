@@ -321,14 +321,20 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
 /// or of the same event in JSON.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
-        let field = |name: &str| line["fields"][name].as_str()?.parse().ok();
+        let field = |name: &str| address(line["fields"][name].as_str()?);
         return (line["message"] == "serving").then(|| Some((field("public")?, field("admin")?))).flatten();
     }
     let field = |name| {
         let (_, rest) = line.split_once(name)?;
-        rest.split_whitespace().next()?.parse().ok()
+        address(rest.split_whitespace().next()?)
     };
     line.contains("serving").then(|| Some((field("public=")?, field("admin=")?))).flatten()
+}
+
+/// Parses an address. A Unix socket has none, so that it becomes port 0.
+fn address(text: &str) -> Option<SocketAddr> {
+    let is_unix = text.trim_matches('"').starts_with("unix:");
+    text.parse().ok().or_else(|| is_unix.then(|| SocketAddr::from(([0, 0, 0, 0], 0))))
 }
 
 /// nginx as an upstream that responds 200 once it has read the whole request. Killed when dropped.

@@ -97,7 +97,7 @@ pub(crate) fn identity(roles: &[&str]) -> Identity {
 
 pub(crate) fn forwarded() -> Forwarded {
     Forwarded {
-        client: [192, 0, 2, 7].into(),
+        client: Some([192, 0, 2, 7].into()),
         proto: "https",
         host: HeaderValue::from_static("app.example"),
         chain: None,

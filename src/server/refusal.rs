@@ -1,0 +1,32 @@
+//! Metrics and log lines about connections that are refused.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::admission::{self, Client, ConnectionRefused, Holder, Limit};
+use super::socket::PeerAddr;
+use crate::client_info::client_network;
+
+/// Records that a connection from `peer` would exceed a limit.
+pub(super) fn record_limit(refused: ConnectionRefused, peer: PeerAddr) {
+    match (refused, peer.ip()) {
+        (ConnectionRefused::Client, Some(address)) => {
+            let client = || Holder::Client(Client::Address(client_network(address)));
+            admission::record_share(Limit::ClientConnections, client);
+        }
+        _ => admission::record(Limit::Connections),
+    }
+}
+
+/// Logs that a connection without a valid header of the PROXY protocol was refused, at most once a minute.
+pub(super) fn report_proxy_header(peer: PeerAddr, reason: &str) {
+    static LOGGED_AT: Mutex<Option<Instant>> = Mutex::new(None);
+    let now = Instant::now();
+    let mut logged_at = LOGGED_AT.lock().unwrap_or_else(PoisonError::into_inner);
+    if logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= LOG_INTERVAL) {
+        *logged_at = Some(now);
+        tracing::warn!(%peer, reason, "connection refused by server.proxy_protocol");
+    }
+}
+
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
