@@ -1,4 +1,4 @@
-//! WSGI applications behind gunicorn's sync worker, which serves one request at a time.
+//! WSGI applications behind a worker that serves one request at a time: gunicorn's sync worker, and uWSGI.
 
 use std::net::SocketAddr;
 
@@ -9,14 +9,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::gateway::{TestGatewayBuilder, route};
-use crate::support::gunicorn::Gunicorn;
 use crate::support::process::PROCESS_TIMEOUT;
 use crate::support::proxy_server::exchange;
+use crate::support::wsgi_server::WsgiServer;
 
 /// Starts a gateway that buffers request bodies, except below `/streamed`.
-async fn start(gunicorn: &Gunicorn) -> SocketAddr {
-    let routes = route("/", &gunicorn.url(), "auth = \"none\"\nbuffer_request = \"64KiB\"")
-        + &route("/streamed", &gunicorn.url(), "auth = \"none\"");
+async fn start(wsgi: &WsgiServer) -> SocketAddr {
+    let routes = route("/", &wsgi.url(), "auth = \"none\"\nbuffer_request = \"64KiB\"")
+        + &route("/streamed", &wsgi.url(), "auth = \"none\"");
     TestGatewayBuilder::new(routes).start().await.listen(ServerLimits::default()).await
 }
 
@@ -34,8 +34,12 @@ async fn ask(server: SocketAddr, request: &str) -> Value {
 /// `routes.buffer_request`: a slow upload does not hold the only worker.
 #[tokio::test]
 async fn buffer_request_keeps_the_worker_free_during_a_slow_upload() {
-    let Some(gunicorn) = Gunicorn::start().await else { return };
-    let server = start(&gunicorn).await;
+    for wsgi in [WsgiServer::gunicorn().await, WsgiServer::uwsgi().await].into_iter().flatten() {
+        upload_slowly(start(&wsgi).await).await;
+    }
+}
+
+async fn upload_slowly(server: SocketAddr) {
     let mut upload = TcpStream::connect(server).await.unwrap();
     let head = "POST /upload HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\nExpect: 100-continue\r\n\
                 Content-Length: 10\r\n\r\n";
@@ -60,8 +64,12 @@ async fn buffer_request_keeps_the_worker_free_during_a_slow_upload() {
 /// `routes.buffer_request`: WSGI has no body without a length.
 #[tokio::test]
 async fn buffer_request_gives_a_chunked_upload_its_length() {
-    let Some(gunicorn) = Gunicorn::start().await else { return };
-    let server = start(&gunicorn).await;
+    for wsgi in [WsgiServer::gunicorn().await, WsgiServer::uwsgi().await].into_iter().flatten() {
+        upload_in_chunks(start(&wsgi).await).await;
+    }
+}
+
+async fn upload_in_chunks(server: SocketAddr) {
     let upload = |path: &str, body: &str| {
         let head = format!("POST {path} HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n");
         let size = body.len();
