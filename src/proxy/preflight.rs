@@ -3,7 +3,7 @@
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, ORIGIN, UPGRADE};
 use http::{HeaderName, Method};
 
-use super::reserved_headers::eq_cgi_name;
+use super::reserved_headers::{METHOD_OVERRIDES, eq_cgi_name};
 
 /// Returns `true` for a preflight.
 ///
@@ -21,9 +21,6 @@ pub(super) fn is_preflight(method: &Method, headers: &HeaderMap, has_body: bool)
 fn overrides_method(name: &HeaderName) -> bool {
     METHOD_OVERRIDES.iter().any(|other| eq_cgi_name(other, name.as_str()))
 }
-
-/// Headers that replace the method in some frameworks.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
 
 #[cfg(test)]
 mod tests {

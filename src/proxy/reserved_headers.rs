@@ -130,7 +130,7 @@ const NAMES: [&str; 16] = [
 ];
 
 /// Names of request headers that override the method in some frameworks.
-const METHOD_OVERRIDES: [&str; 12] = [
+pub(super) const METHOD_OVERRIDES: [&str; 12] = [
     "http-method",
     "http-method-override",
     "method-override",

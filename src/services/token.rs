@@ -2,7 +2,7 @@
 //!
 //! | part | module |
 //! |---|---|
-//! | access tokens, refresh tokens | [`jwt`](super::jwt), [`refresh_token`] |
+//! | access tokens, refresh tokens | [`jwt`], [`refresh_token`] |
 //! | refresh: when to rotate, replay or terminate | `refresh`, [`rotation`](super::rotation) |
 //! | terminated sessions | [`Revocations`] |
 //! | the database | [`SessionStore`] |
