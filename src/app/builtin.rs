@@ -21,7 +21,7 @@ use crate::proxy::Forwarded;
 use crate::request_context::RequestContext;
 use crate::routers::events::{self, EventsState};
 use crate::routers::pages::{BrowserOrigin, Demo, PagesState};
-use crate::routers::{auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
+use crate::routers::{AuthState, auth, docs, jwks, movies, pages, security_headers, token, with_fallbacks};
 use crate::server::ClientShares;
 use crate::services::movies::Movies;
 use crate::services::token::Tokens;
@@ -77,13 +77,8 @@ pub(super) fn router(
         let events = events::router()
             .layer(ServiceBuilder::new().layer(identify).layer(identified))
             .with_state(EventsState::new(state.auth.tokens(), streams));
-        let auth = auth::public()
-            .merge(auth::signed_in().layer(session_required.clone()))
-            .with_state(state.clone())
-            .merge(events)
-            .merge(events::script().into());
-        api = api.merge(OpenApiRouter::new().nest(server.auth_prefix.as_str(), auth));
-        api = api.merge(jwks::router().with_state(state.auth.tokens().clone()));
+        let signed_in = auth::signed_in().layer(session_required.clone());
+        api = api.merge(auth_routes(server, state.clone(), signed_in, events));
     }
     if server.has(BuiltinRoutes::Token) {
         api = api.merge(token::router().with_state(state));
@@ -108,6 +103,19 @@ pub(super) fn router(
         .layer(MapRequestLayer::new(insert_browser_origin))
         // Ends a handler whose client does not send its body in time.
         .layer(MapRequestLayer::new(limit_body_time))
+}
+
+/// Merges the routes below `server.auth_prefix`, and adds the public keys.
+fn auth_routes(
+    server: &config::Server,
+    state: AuthState,
+    signed_in: OpenApiRouter<AuthState>,
+    events: OpenApiRouter,
+) -> OpenApiRouter {
+    let keys = jwks::router().with_state(state.auth.tokens().clone());
+    let routes =
+        auth::public().merge(signed_in).with_state(state).merge(events).merge(events::script().into());
+    OpenApiRouter::new().nest(server.auth_prefix.as_str(), routes).merge(keys)
 }
 
 /// Tells the pages how the browser reaches the gateway.
