@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 
 use super::bootstrap::{self, block_on};
 use super::error::CliError;
-use super::listeners::Listeners;
+use super::listeners::{Listeners, PublicListener};
 use super::reload::{ReloadTrigger, Reloader, verify_limits};
 use super::shutdown::{ShutdownSignal, serve_until_shutdown};
 use super::systemd;
+use super::unix_listener::SocketFile;
 use crate::app::{
     App, AppDependencies, DemoCredentials, RunningApp, StartError, check_keys, check_replica,
     start_session_time,
@@ -22,7 +23,7 @@ use crate::app::{
 use crate::backend::db::Stores;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Origin, Otlp, PublicListenAddr, Sources};
-use crate::server::{Certificate, Listener, WorkerThreads};
+use crate::server::{Certificate, WorkerThreads};
 use crate::services::auth::Registration;
 use crate::services::keys::SharedKeys;
 use crate::telemetry::{self, ExporterHandle, LogGuard, SpanSender, Telemetry};
@@ -93,22 +94,15 @@ pub(super) async fn serve(
     // Before anything announces that the gateway serves, because a shutdown signal can follow at once.
     let shutdown = ShutdownSignal::listen()?;
     let listeners = Listeners::bind(config).await?;
-    let origin = config.server.public_origin_at(listeners.public.port());
-    let origin = origin.ok_or_else(|| CliError::Refused("server.public_origin is required".to_owned()))?;
+    let origin = public_origin(config, &listeners.public)?;
     let server = RunningServer::start(config, &resources, &origin, log, sample).await?;
     bootstrap::check_file_limit(config);
-    let threads = start_worker_threads(config)?;
-    if let Some(free) = threads.free_places() {
-        server.running.app.shares.set_free_places(free);
-    }
+    let threads = start_worker_threads(config, &server.running.app)?;
     listeners.log_addresses(&origin)?;
     ready(origin.as_str())?;
     let Listeners { public, admin, verify } = listeners;
     let app = &server.running.app;
-    let unusable = |error| CliError::failed("cannot use server.listen", error);
-    let (public, socket_file) = public.into_parts().map_err(unusable)?;
-    let public = public.with_proxy_protocol(config.server.proxy_protocol);
-    serve_public(&threads, public, resources.certificate.clone(), app)?;
+    let socket_file = serve_public(&threads, public, config, resources.certificate.clone(), app)?;
     systemd::notify_ready();
     let mut reloader = Reloader {
         app,
@@ -230,24 +224,38 @@ impl From<StartError> for CliError {
 }
 
 /// Starts the threads that serve the public listener: `server.threads`, or one for each core.
-fn start_worker_threads(config: &Config) -> Result<WorkerThreads, CliError> {
+fn start_worker_threads(config: &Config, app: &App) -> Result<WorkerThreads, CliError> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = WorkerThreads::start(config.server.threads.unwrap_or_else(cores), config.server.limits);
     let threads = threads.map_err(|error| CliError::failed("cannot start the worker threads", error))?;
     threads.set_exempt_peers(config.server.trusted_proxies.clone());
+    if let Some(free) = threads.free_places() {
+        app.shares.set_free_places(free);
+    }
     Ok(threads)
 }
 
+fn public_origin(config: &Config, listener: &PublicListener) -> Result<Origin, CliError> {
+    let origin = config.server.public_origin_at(listener.port());
+    origin.ok_or_else(|| CliError::Refused("server.public_origin is required".to_owned()))
+}
+
+/// Serves clients. Returns the file of a Unix socket, to be removed at the end.
 fn serve_public(
     threads: &WorkerThreads,
-    listener: Listener,
+    listener: PublicListener,
+    config: &Config,
     certificate: Option<Arc<Certificate>>,
     app: &App,
-) -> Result<(), CliError> {
+) -> Result<Option<SocketFile>, CliError> {
+    let unusable = |error| CliError::failed("cannot use server.listen", error);
+    let (listener, socket_file) = listener.into_parts().map_err(unusable)?;
+    let listener = listener.with_proxy_protocol(config.server.proxy_protocol);
     let service = app.public.clone();
     threads
         .serve_with_rejections(listener, certificate, move || service.for_thread())
-        .map_err(|error| CliError::failed("cannot serve server.listen on the worker threads", error))
+        .map_err(|error| CliError::failed("cannot serve server.listen on the worker threads", error))?;
+    Ok(socket_file)
 }
 
 pub(super) const EXAMPLES: &str = "\
