@@ -61,7 +61,6 @@ pub(super) fn router(
     demo: Option<Demo>,
 ) -> Router {
     let state = pages.auth.clone();
-    let [access_cookie, _] = state.cookies.names().map(str::to_owned);
     let identified = ServiceBuilder::new()
         // Inside the session layer, so that a panicking handler does not lose the new cookies.
         .layer(layer_fn(CatchPanic))
@@ -87,16 +86,17 @@ pub(super) fn router(
         api = api.merge(movies::router().with_state(movies.clone()).layer(session_required.clone()));
     }
     let (mut router, openapi) = api.split_for_parts();
+    if server.has(BuiltinRoutes::Docs) {
+        let [access_cookie, _] = pages.auth.cookies.names();
+        router = router.merge(docs::router(docs::openapi(openapi, access_cookie)));
+    }
     if let Some(demo) = demo {
-        router = router.merge(pages::demo_files());
-        router = router.merge(pages::demo(demo, pages.clone(), movies).layer(session_required));
+        let demo = pages::demo(demo, pages.clone(), movies).layer(session_required);
+        router = router.merge(pages::demo_files()).merge(demo);
     }
     if server.serves_pages {
-        router = router.merge(pages::public(pages.clone()));
-        router = router.merge(pages::with_session(pages).layer(session_optional));
-    }
-    if server.has(BuiltinRoutes::Docs) {
-        router = router.merge(docs::router(docs::openapi(openapi, &access_cookie)));
+        let public = pages::public(pages.clone());
+        router = router.merge(public).merge(pages::with_session(pages).layer(session_optional));
     }
     // Applied to the fallbacks too. Headers that a page sets itself take precedence.
     security_headers::for_api(with_fallbacks(router))
