@@ -3,7 +3,7 @@
 use std::io;
 use std::thread::{self, JoinHandle};
 
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 
 /// A thread with a runtime, so that its tasks do not delay those of other threads. Dropping it aborts them.
@@ -14,7 +14,24 @@ pub(super) struct RuntimeThread {
 
 impl RuntimeThread {
     pub(super) fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        Self::start_on(runtime::Builder::new_current_thread().enable_all().build()?, name, work)
+    }
+
+    /// Starts a runtime whose tasks run on several threads.
+    pub(super) fn start_parallel(
+        name: &str,
+        threads: usize,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+        Self::start_on(runtime, name, work)
+    }
+
+    fn start_on(
+        runtime: Runtime,
+        name: &str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let run = move || {
             runtime.block_on(async {

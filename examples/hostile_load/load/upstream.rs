@@ -32,7 +32,8 @@ impl Upstream {
         let serve = async move {
             tokio::join!(run(serve_application(listener)), run(hang(first_hung)), run(hang(second_hung)));
         };
-        let thread = RuntimeThread::start("upstream", serve).map_err(LoadError::io("start a thread"))?;
+        let thread = RuntimeThread::start_parallel("upstream", THREADS, serve);
+        let thread = thread.map_err(LoadError::io("start a thread"))?;
         Ok(Self { application, hung: [first, second], _thread: thread })
     }
 }
@@ -106,6 +107,10 @@ pub(super) fn monotonic_micros() -> u64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
+
+/// As many as servers have on a machine of this size. On a single thread, filling the socket buffers of all unread
+/// responses delayed those to honest clients.
+const THREADS: usize = 4;
 
 /// Length of the accept queue, as in servers that people run. In a shorter one, the connections of all slow bodies delay
 /// those of honest clients by a retransmission, a second.
