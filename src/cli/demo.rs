@@ -50,9 +50,6 @@ impl DemoArgs {
             ("server.listen", self.listen.to_string()),
             ("server.builtin", r#"["auth", "token", "movies", "docs"]"#.to_owned()),
             ("admin.listen", "127.0.0.1:0".to_owned()),
-            // Enough for a trial, and below the limit on open files of any machine.
-            ("server.max_connections", "500".to_owned()),
-            ("server.max_connections_per_client", "500".to_owned()),
             ("database.url", database_url(dir)),
             ("tokens.key_dir", dir.join(KEYS).display().to_string()),
             // Short, so that refreshes are easy to watch.
@@ -60,6 +57,7 @@ impl DemoArgs {
             ("session.grace", GRACE.to_owned()),
             // Few, so that the common limits on open files are high enough.
             ("server.max_connections", "1000".to_owned()),
+            ("server.max_connections_per_client", "500".to_owned()),
             // The log shows what happens to sessions, and the address and password above it.
             ("log.access", "false".to_owned()),
             ("pages.title", "Sekisho".to_owned()),
