@@ -94,6 +94,7 @@ mod http2_frames;
 mod http_headers;
 pub mod identity;
 pub mod layer;
+mod log_interval;
 pub mod models;
 #[cfg(feature = "server")]
 mod printable;

@@ -1,11 +1,13 @@
 //! Metrics and log lines about connections that are refused.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+
+use tokio::time::Instant;
 
 use super::admission::{self, Client, ConnectionRefused, Holder, Limit};
 use super::socket::PeerAddr;
 use crate::client_info::client_network;
+use crate::log_interval;
 
 /// Records that a connection from `peer` would exceed a limit.
 pub(super) fn record_limit(refused: ConnectionRefused, peer: PeerAddr) {
@@ -23,10 +25,8 @@ pub(super) fn report_proxy_header(peer: PeerAddr, reason: &str) {
     static LOGGED_AT: Mutex<Option<Instant>> = Mutex::new(None);
     let now = Instant::now();
     let mut logged_at = LOGGED_AT.lock().unwrap_or_else(PoisonError::into_inner);
-    if logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= LOG_INTERVAL) {
+    if log_interval::is_due(*logged_at, now) {
         *logged_at = Some(now);
         tracing::warn!(%peer, reason, "connection refused by server.proxy_protocol");
     }
 }
-
-const LOG_INTERVAL: Duration = Duration::from_secs(60);

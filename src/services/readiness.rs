@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::log_interval;
 
 /// The reasons. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +51,7 @@ impl Readiness {
         let state = problems.entry(problem).or_default();
         state.is_present = true;
         // Also if the problem was resolved in the meantime, so that one that comes and goes fills no log.
-        let is_due = state.logged_at.is_none_or(|logged_at| now - logged_at >= LOG_INTERVAL);
+        let is_due = log_interval::is_due(state.logged_at, now);
         if is_due {
             state.is_logged = true;
             state.logged_at = Some(now);
@@ -105,9 +106,6 @@ impl fmt::Display for Problem {
         })
     }
 }
-
-/// Minimum time between two log lines about a problem that persists.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -14,6 +13,7 @@ use super::metrics::UpstreamMetrics;
 use super::origin::Origin;
 use super::settings::UpstreamSettings;
 use super::tls::TrustAnchors;
+use crate::log_interval;
 
 /// One upstream of a route: its address, health, load and metrics.
 pub(super) struct Upstream {
@@ -89,7 +89,7 @@ impl Upstream {
     pub(super) fn report_dropped_field(&self, name: &str) {
         let now = Instant::now();
         let mut logged_at = self.dropped_field_logged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged_at.is_some_and(|logged_at| now.duration_since(logged_at) < LOG_INTERVAL) {
+        if !log_interval::is_due(*logged_at, now) {
             return;
         }
         *logged_at = Some(now);
@@ -115,5 +115,3 @@ impl Upstream {
         }
     }
 }
-
-const LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+
+use tokio::time::Instant;
 
 use super::client::Client;
+use crate::log_interval::is_due;
 
 /// A limit that refuses connections or requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,10 +201,6 @@ impl Report {
     }
 }
 
-fn is_due(last: Option<Instant>, now: Instant) -> bool {
-    last.is_none_or(|last| now.saturating_duration_since(last) >= LINE_INTERVAL)
-}
-
 /// Formats names with their numbers, as in `in_flight 3, open 1`.
 fn list<N: fmt::Display>(items: impl Iterator<Item = (N, u64)>) -> String {
     let items: Vec<_> = items.map(|(name, count)| format!("{name} {count}")).collect();
@@ -220,14 +218,14 @@ impl fmt::Display for Holder {
 
 static REPORT: Mutex<Report> = Mutex::new(Report::new());
 
-const LINE_INTERVAL: Duration = Duration::from_secs(60);
-
 /// Number of holders that are counted, and of those in a log line.
 const MAX_HOLDERS: usize = 16;
 const NAMED_HOLDERS: usize = 3;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn address(last: u8) -> Option<Holder> {
