@@ -181,10 +181,7 @@ impl MonitoredIo {
     /// Writes the bytes that were withheld.
     fn poll_withheld(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.withheld.is_empty() {
-            let result = match &mut self.stream {
-                MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, &self.withheld),
-                MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, &self.withheld),
-            };
+            let result = self.stream.poll_write(cx, &self.withheld);
             let written = ready!(self.record_written(cx, result))?;
             self.withheld.drain(..written);
         }
@@ -357,9 +354,7 @@ impl AsyncRead for MonitoredIo {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check_abort()?;
-        if !this.withheld.is_empty() {
-            ready!(this.poll_withheld(cx))?;
-        }
+        ready!(this.poll_withheld(cx))?;
         let len_before = buffer.filled().len();
         if !this.unread.is_empty() {
             let len = this.unread.len().min(buffer.remaining());
@@ -393,16 +388,11 @@ impl AsyncRead for MonitoredIo {
 impl AsyncWrite for MonitoredIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if !this.withheld.is_empty() {
-            ready!(this.poll_withheld(cx))?;
-        }
+        ready!(this.poll_withheld(cx))?;
         if this.withhold(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let result = match &mut this.stream {
-            MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        };
+        let result = this.stream.poll_write(cx, bytes);
         this.record_written(cx, result)
     }
 
@@ -417,9 +407,7 @@ impl AsyncWrite for MonitoredIo {
         if let Some(bytes) = coalesce(slices, &mut buffer) {
             return Pin::new(this).poll_write(cx, bytes);
         }
-        if !this.withheld.is_empty() {
-            ready!(this.poll_withheld(cx))?;
-        }
+        ready!(this.poll_withheld(cx))?;
         let result = match &mut this.stream {
             MaybeTlsStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             MaybeTlsStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
@@ -470,6 +458,13 @@ impl MaybeTlsStream {
         match self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
