@@ -116,13 +116,7 @@ async fn create(
     _: RequireAdmin,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let kind = RequestKind::of(&request);
-    let fields = MovieFields::read(request).await?;
-    match fields.check(None) {
-        Ok(details) => _ = state.movies.create(details).await?,
-        Err(problem) => return Ok(state.show_form_again(&view, &identity, None, fields, problem)),
-    }
-    state.done(kind, &view, &identity, MovieNotice::Saved).await
+    state.save(&view, &identity, None, request).await
 }
 
 async fn replace(
@@ -133,16 +127,7 @@ async fn replace(
     Path(id): Path<i64>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let id = MovieId(id);
-    let kind = RequestKind::of(&request);
-    let fields = MovieFields::read(request).await?;
-    // The form has no rating.
-    let rating = state.movies.find(id).await?.details.rating;
-    match fields.check(rating) {
-        Ok(details) => _ = state.movies.replace(id, details).await?,
-        Err(problem) => return Ok(state.show_form_again(&view, &identity, Some(id), fields, problem)),
-    }
-    state.done(kind, &view, &identity, MovieNotice::Saved).await
+    state.save(&view, &identity, Some(MovieId(id)), request).await
 }
 
 async fn delete(
@@ -177,6 +162,31 @@ impl DemoState {
         let can_edit = identity.roles.contains(ADMIN_ROLE);
         let list = MovieList { can_edit, notice, ..query.list_of(movies, total) };
         Ok(self.show(view, identity, MoviesSection::List(list)))
+    }
+
+    /// Creates a movie, or replaces the one with this id. The form has no rating, which stays.
+    async fn save(
+        &self,
+        view: &View,
+        identity: &Identity,
+        id: Option<MovieId>,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        let kind = RequestKind::of(&request);
+        let fields = MovieFields::read(request).await?;
+        let rating = match id {
+            Some(id) => self.movies.find(id).await?.details.rating,
+            None => None,
+        };
+        let details = match fields.check(rating) {
+            Ok(details) => details,
+            Err(problem) => return Ok(self.show_form_again(view, identity, id, fields, problem)),
+        };
+        match id {
+            Some(id) => _ = self.movies.replace(id, details).await?,
+            None => _ = self.movies.create(details).await?,
+        }
+        self.done(kind, view, identity, MovieNotice::Saved).await
     }
 
     fn show_form_again(
