@@ -58,7 +58,7 @@ impl ForwardAuthService {
 
 impl RejectionRecorder {
     fn record(&self, request: http::Request<()>, rejection: Response) -> Response {
-        self.recorder.record_rejection(request, |(), _| {
+        self.recorder.record_rejection(request, || {
             RequestContext::with_current(|context| context.set_route(self.route));
             rejection
         })

@@ -78,11 +78,11 @@ impl<S> RequestRecorder<S> {
     pub(super) fn record_rejection(
         &self,
         mut request: Request<()>,
-        respond: impl FnOnce(&S, &Request<()>) -> Response<Body>,
+        respond: impl FnOnce() -> Response<Body>,
     ) -> Response<Body> {
         let record = RequestRecord::begin(&self.shared, &mut request);
         let context = record.context.clone();
-        let response = context.enter(|| respond(&self.inner, &request));
+        let response = context.enter(respond);
         record.on_response(response)
     }
 }
