@@ -62,7 +62,11 @@ impl Http2Stream {
             // hyper reports the error to the requests in flight.
             if let Err(error) = poll_fn(|cx| Pin::new(&mut *lock(&driver)).poll(cx)).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::debug!(address = ?peer.address, error, "upstream connection failed");
+                tracing::debug!(
+                    address = peer.address.map(tracing::field::display),
+                    error,
+                    "upstream connection failed"
+                );
             }
         });
         Ok(Self { sender, peer, slot: Some(StreamSlot::new(&shared)) })
