@@ -326,7 +326,7 @@ mod tests {
         copied
     }
 
-    /// Sends a request with these headers to a service that responds with `error`, and returns the response and its text.
+    /// Sends a request with these headers to a service that responds with `error`. Returns the response and its text.
     async fn respond(
         error: &Response<Body>,
         method: Method,

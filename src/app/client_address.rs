@@ -22,7 +22,7 @@ pub(crate) struct PublicAuthority {
     scheme: &'static str,
     /// As in a `Host` header, without the default port.
     host: HeaderValue,
-    /// The same with the default port, if it is that.
+    /// The host with the default port; `None` if the origin has another port.
     host_with_port: Option<Box<str>>,
 }
 

@@ -29,7 +29,8 @@ pub(super) enum BindError {
     NotASocket,
 }
 
-/// Binds a Unix socket with this mode and length of its accept queue. A file that is left over is replaced, unless a program listens on it.
+/// Binds a Unix socket with this mode and length of its accept queue. A file that is left over is replaced, unless a
+/// program listens on it.
 pub(super) async fn bind(
     path: &Path,
     mode: u32,

@@ -1,8 +1,8 @@
 //! The pages for people: sign-in, sign-out, the account, errors, and the demo.
 //!
 //! [`Pages`] renders a [`Page`] in the [`Language`] of a request. The templates (`web/pages/*.html`) and texts
-//! (`web/pages/*.toml`) are embedded, and so are those of the demo (`web/demo/`). The files of `pages.templates` replace them by name. [`crate::routers::pages`]
-//! serves the pages; this module knows neither routes nor sessions.
+//! (`web/pages/*.toml`) are embedded, and so are those of the demo (`web/demo/`). The files of `pages.templates` replace
+//! them by name. [`crate::routers::pages`] serves the pages; this module knows neither routes nor sessions.
 
 mod accent;
 mod asset;

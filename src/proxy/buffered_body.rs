@@ -24,7 +24,7 @@ pub(super) struct BufferLimits {
 ///
 /// A body above the limit is streamed, with what was read before. So is one with trailers, which need chunks.
 ///
-/// What is read is copied: frames of a few bytes would keep the buffers that they were received in.
+/// Copies the parts, because frames of a few bytes would keep the buffers that they were received in.
 pub(super) async fn buffer(
     mut body: Body,
     limits: &BufferLimits,

@@ -16,8 +16,8 @@
 //!    user ([`IdentityHeaders`]), the client ([`Forwarded`], [`ForwardedPrefix`]) and `Via`. The `Host`, path and
 //!    query of the client are preserved unless the route changes them.
 //! 5. [`buffered_body`] reads a small body whole, if the route says so. [`upstream::send`] selects an upstream and a
-//!    connection, sends the request and awaits the response
-//!    head. [`request_body`] streams the body at the upstream's pace within limits of size and idle time.
+//!    connection, sends the request and awaits the response head. [`request_body`] streams the body at the upstream's
+//!    pace within limits of size and idle time.
 //! 6. [`response::prepare_response`] removes hop-by-hop headers, reserved headers and reserved cookies from
 //!    the response, and applies the route's edits.
 //! 7. [`response_body`] streams the body. If the upstream aborts it, the client's connection is aborted too,

@@ -14,8 +14,8 @@ use crate::http_headers;
 /// Rewrites the head of an upstream's response.
 ///
 /// Removes hop-by-hop headers, reserved headers, reserved cookies and `Alt-Svc`, applies the route's edits and
-/// adds `Via` unless the route removes it. With `Alt-Svc` (RFC 7838) browsers would send their requests, with the gateway's cookies, past the
-/// gateway.
+/// adds `Via` unless the route removes it. With `Alt-Svc` (RFC 7838) browsers would send their requests, with the
+/// gateway's cookies, past the gateway.
 pub(super) fn prepare_response<B>(
     response: Response<B>,
     route: &Route,

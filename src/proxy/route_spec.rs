@@ -24,8 +24,8 @@ use super::upstream::UpstreamSettings;
 pub struct RouteSpec {
     /// Path prefix, such as `/api`. It matches the path itself and all paths below it.
     pub path: String,
-    /// Upstream URLs: `http://host:port`, `https://host:port`, or `unix:/path` for a Unix socket. Requests are balanced by load (power of
-    /// two choices).
+    /// Upstream URLs: `http://host:port`, `https://host:port`, or `unix:/path` for a Unix socket. Requests are balanced
+    /// by load (power of two choices).
     pub upstreams: Vec<String>,
     /// Protocol, health checks and limits of the upstreams.
     pub upstream_settings: UpstreamSettings,
