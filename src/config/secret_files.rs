@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::database::Database;
 use super::error::{ConfigError, ValueSource};
@@ -21,9 +21,12 @@ pub(super) fn check(
     warnings: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
     let mut files = SecretFiles { readable: Vec::new() };
-    files.check_named(settings, &["server.tls_key", "database.url_file", "tokens.secret_file"])?;
+    files.check_named(settings, &NAMED_FILES)?;
     files.check_source(settings, "tokens.secret")?;
-    files.check_database(settings, database)?;
+    files.check_database(settings, "database.url", &database.url)?;
+    if let Some(url) = &database.listen_url {
+        files.check_database(settings, "database.listen_url", url)?;
+    }
     for table in routes {
         files.check_headers(table)?;
         files.check_named(table, &["routes.upstream_client_key"])?;
@@ -61,16 +64,21 @@ impl SecretFiles {
         }
     }
 
-    /// Checks the file with the URL, if it has a password, and the private key that the URL of PostgreSQL names.
-    fn check_database(&mut self, settings: &RawSettings, database: &Database) -> Result<(), ConfigError> {
-        let url = DatabaseUrl::parse(database.url.expose_secret()).ok();
+    /// Checks the file with the URL `key`, if it has a password, and the private key that the URL of PostgreSQL names.
+    fn check_database(
+        &mut self,
+        settings: &RawSettings,
+        key: &str,
+        url: &SecretString,
+    ) -> Result<(), ConfigError> {
+        let url = DatabaseUrl::parse(url.expose_secret()).ok();
         let Some(url) = url.as_ref().and_then(DatabaseUrl::as_postgres) else { return Ok(()) };
         for (name, path) in url.files() {
             if matches!(name, "sslkey" | "ssl-key") {
-                self.check(settings, "database.url", &path)?;
+                self.check(settings, key, &path)?;
             }
         }
-        if url.has_password() { self.check_source(settings, "database.url") } else { Ok(()) }
+        if url.has_password() { self.check_source(settings, key) } else { Ok(()) }
     }
 
     /// Checks the files that contain values of headers.
@@ -93,3 +101,7 @@ impl SecretFiles {
         Ok(())
     }
 }
+
+/// Keys that name files with secrets, besides those of routes.
+const NAMED_FILES: [&str; 4] =
+    ["server.tls_key", "database.url_file", "database.listen_url_file", "tokens.secret_file"];

@@ -651,7 +651,11 @@ fn secret_files_of_other_users_are_refused_or_reported() {
     let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
     let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
     let certificate = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
-    let cases: [(&str, &str, String); 10] = [
+    let listen = "[database]\nurl = 'postgres://h/db'\n";
+    let cases: [(&str, &str, String); 13] = [
+        ("url", "database.listen_url_file", format!("{listen}listen_url_file = 'FILE'")),
+        ("sekisho.toml", "database.listen_url", format!("{listen}listen_url = 'postgres://u:p@h/db'")),
+        ("key.pem", "database.listen_url", format!("{listen}listen_url = 'postgres://h/db?sslkey=FILE'")),
         ("secret", "tokens.secret_file", "[tokens]\nsecret_file = 'FILE'".to_owned()),
         ("url", "database.url_file", "[database]\nurl_file = 'FILE'".to_owned()),
         ("key.pem", "server.tls_key", "[server]\ntls_certificate = '/c'\ntls_key = 'FILE'".to_owned()),
