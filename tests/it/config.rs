@@ -644,15 +644,11 @@ fn header_value_is_trimmed_in_the_file_and_in_the_configuration() {
     }
 }
 
-/// B12: one rule for all files that contain secrets: what others can change is refused, what they can read is
-/// reported.
-#[test]
-fn secret_files_of_other_users_are_refused_or_reported() {
-    let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+/// Files with secrets: the name, the key that is reported, and the configuration with the path of `FILE`.
+fn secret_file_cases(secret: &str) -> [(&'static str, &'static str, String); 13] {
     let route = "[[routes]]\npath = '/a'\nupstreams = ['http://h']\n";
-    let certificate = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
     let listen = "[database]\nurl = 'postgres://h/db'\n";
-    let cases: [(&str, &str, String); 13] = [
+    [
         ("url", "database.listen_url_file", format!("{listen}listen_url_file = 'FILE'")),
         ("sekisho.toml", "database.listen_url", format!("{listen}listen_url = 'postgres://u:p@h/db'")),
         ("key.pem", "database.listen_url", format!("{listen}listen_url = 'postgres://h/db?sslkey=FILE'")),
@@ -680,8 +676,16 @@ fn secret_files_of_other_users_are_refused_or_reported() {
         ("sekisho.toml", "database.url", "[database]\nurl = 'postgres://u:p@h/db'".to_owned()),
         ("sekisho.toml", "database.url", "[database]\nurl = 'postgres:///db?user=u&password=p'".to_owned()),
         ("key.pem", "database.url", "[database]\nurl = 'postgres://u@h/db?sslkey=FILE'".to_owned()),
-    ];
-    for (name, key, text) in cases {
+    ]
+}
+
+/// B12: one rule for all files that contain secrets: what others can change is refused, what they can read is
+/// reported.
+#[test]
+fn secret_files_of_other_users_are_refused_or_reported() {
+    let secret = "kq2V8mYb0Zr4n7PxWc1sTgH5uJdLfA9eXo3iRvBzQ6E=";
+    let certificate = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+    for (name, key, text) in secret_file_cases(secret) {
         let fixture = ConfigFixture::new().write("secret", secret).write("url", "postgres://u:p@h/db");
         let fixture = fixture.write("key.pem", "x").write("value", "x");
         let fixture = fixture.write("client.pem", &certificate.cert.pem());
