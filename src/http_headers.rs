@@ -57,6 +57,13 @@ pub(crate) fn split_list(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> 
     line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
+/// Returns the first value of a header.
+///
+/// Scans the names, which is cheaper than the hash of a lookup: a message has few headers.
+pub(crate) fn find_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+}
+
 /// Returns the name-value pairs of all `Cookie` lines, as [`split_pairs`] does.
 pub(crate) fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers.get_all(COOKIE).iter().flat_map(|line| split_pairs(line.as_bytes()))

@@ -11,13 +11,14 @@ use http_body::{Body, SizeHint};
 
 use super::response_body::DownstreamResponseBody;
 use super::stream_error::{DownloadError, FramePoll};
+use crate::http_headers::find_value;
 use crate::identity::SessionId;
 use crate::long_lived_streams::{LongLivedStreams, StreamEnd, StreamKind};
 use crate::session_event::SessionEvent;
 
 /// Returns `true` for the headers of an event stream (HTML, section 9.2).
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(CONTENT_TYPE) else { return false };
+    let Some(content_type) = find_value(headers, &CONTENT_TYPE) else { return false };
     let essence = content_type.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }

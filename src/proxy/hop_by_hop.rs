@@ -2,7 +2,7 @@
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TE};
 
-use super::reserved_headers::{eq_cgi_name, remove_matching};
+use super::reserved_headers::{eq_cgi_name, length_bit, remove_matching};
 use crate::http_headers;
 
 /// Removes the hop-by-hop headers, other spellings of `Content-Length`, and every header that `Connection` nominates.
@@ -22,9 +22,11 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
 
 /// Returns `true` for a name that is hop-by-hop or `Content-Length`, in any spelling.
 pub(super) fn is_framing(name: &str) -> bool {
-    // Most other names differ in the first letter.
+    // Most other names differ in the first letter or in length.
     let initial = name.as_bytes().first().copied().unwrap_or_default();
-    INITIALS & letter_bit(initial) != 0 && (is_hop_by_hop(name) || eq_cgi_name("content-length", name))
+    INITIALS & letter_bit(initial) != 0
+        && LENGTHS & length_bit(name) != 0
+        && (is_hop_by_hop(name) || eq_cgi_name(CONTENT_LENGTH_NAME, name))
 }
 
 /// Returns `true` if `TE` accepts trailers. No other `TE` member applies beyond this hop.
@@ -46,6 +48,19 @@ const CONNECTION_OPTIONS: [&[u8]; 2] = [b"close", b"keep-alive"];
 /// The first letters of [`HOP_BY_HOP`] and `Content-Length`, a bit each.
 const INITIALS: u32 =
     letter_bit(b'c') | letter_bit(b'k') | letter_bit(b'p') | letter_bit(b't') | letter_bit(b'u');
+
+/// The lengths of these names, a bit each.
+const LENGTHS: u64 = {
+    let mut lengths = length_bit(CONTENT_LENGTH_NAME);
+    let mut index = 0;
+    while index < HOP_BY_HOP.len() {
+        lengths |= length_bit(HOP_BY_HOP[index]);
+        index += 1;
+    }
+    lengths
+};
+
+const CONTENT_LENGTH_NAME: &str = "content-length";
 
 /// Returns the same bit for both cases of a letter. Few other bytes share it.
 const fn letter_bit(byte: u8) -> u32 {

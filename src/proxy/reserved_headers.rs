@@ -64,8 +64,8 @@ impl ReservedHeaders {
 }
 
 /// Returns the bit of a name's length. All long names share one.
-fn length_bit(name: &str) -> u64 {
-    1 << name.len().min(63)
+pub(super) const fn length_bit(name: &str) -> u64 {
+    1 << if name.len() < 63 { name.len() } else { 63 }
 }
 
 impl Default for ReservedHeaders {

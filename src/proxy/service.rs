@@ -173,10 +173,11 @@ impl Inner {
         mut lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        // The route's edits may change `Content-Type`.
         let had_event_stream = is_event_stream(response.headers());
         let response = prepare_response(response, route, &self.settings);
-        let has_event_stream = is_event_stream(response.headers());
+        // The route's edits may change `Content-Type`.
+        let is_edited = route.response_headers.edits.is_some();
+        let has_event_stream = if is_edited { is_event_stream(response.headers()) } else { had_event_stream };
         if has_event_stream || had_event_stream {
             lease.release_permit();
         }

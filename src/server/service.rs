@@ -44,15 +44,21 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let in_flight = InFlightRequest::new(&self.context, request.version());
+        let mut in_flight = InFlightRequest::new(&self.context, request.version());
         let state = &self.context.state;
         // hyper inserts `OnUpgrade` into requests that ask for an upgrade.
         let is_upgrade = request.extensions().get::<OnUpgrade>().is_some() && !state.is_http2();
         if is_upgrade {
             state.request_upgrade();
         }
-        let is_http2_head = self.context.state.is_http2() && request.method() == Method::HEAD;
-        let state = RequestState::Received { request: Some((self.inner.clone(), request)) };
+        let is_http2_head = state.is_http2() && request.method() == Method::HEAD;
+        let service = self.inner.clone();
+        let state = if is_upgrade || state.is_http2() {
+            RequestState::Received { request: Some((service, request)) }
+        } else {
+            // hyper polls the future next, and the request need not be moved into it and out again.
+            RequestState::Called { response: in_flight.call(service, request, is_upgrade) }
+        };
         ResponseFuture { state, is_upgrade, is_http2_head, in_flight: Some(in_flight) }
     }
 }
@@ -60,9 +66,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
 pin_project! {
     /// Response future of a request.
     ///
-    /// The request takes its places and is handled when the future is first polled. hyper receives all requests that
-    /// have arrived on an HTTP/2 connection before it polls the first of them. One that is refused would hold a place
-    /// until then, and a burst on a few connections all of them.
+    /// An HTTP/2 request takes its places and is handled when the future is first polled. hyper receives all requests
+    /// that have arrived on an HTTP/2 connection before it polls the first of them. One that is refused would hold a
+    /// place until then, and a burst on a few connections all of them.
     pub(super) struct ResponseFuture<S>
     where
         S: Service<Request<Body>>,

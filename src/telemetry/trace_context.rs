@@ -52,13 +52,15 @@ impl TraceContext {
 
     /// Returns the trace id in hexadecimal.
     pub(crate) fn trace_id(self) -> [u8; 32] {
-        to_hex(self.trace)
+        let mut digits = [0; 32];
+        write_hex(&self.trace.to_be_bytes(), &mut digits);
+        digits
     }
 
     fn traceparent(self) -> [u8; LENGTH] {
         let mut value = *b"00-................................-................-0.";
-        value[TRACE].copy_from_slice(&self.trace_id());
-        value[PARENT].copy_from_slice(&to_hex(self.span.into())[16..]);
+        write_hex(&self.trace.to_be_bytes(), &mut value[TRACE]);
+        write_hex(&self.span.to_be_bytes(), &mut value[PARENT]);
         value[LENGTH - 1] = b'0' + u8::from(self.sampled);
         value
     }
@@ -97,16 +99,24 @@ fn parse_hex(digits: &[u8]) -> Option<u128> {
     u128::from_str_radix(digits, 16).ok()
 }
 
-/// Formats a number in lower-case hexadecimal. Runs for every request; the arithmetic can be vectorized, and
-/// nothing is allocated.
-fn to_hex(number: u128) -> [u8; 32] {
-    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(&number.to_be_bytes()) {
-        (pair[0], pair[1]) = (digit(byte >> 4), digit(byte & 0xf));
+/// Writes bytes in lower-case hexadecimal.
+fn write_hex(bytes: &[u8], digits: &mut [u8]) {
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&HEX_DIGITS[usize::from(*byte)]);
     }
-    digits
 }
+
+/// The two digits of each byte. A table, since each request has a trace id and a span id.
+const HEX_DIGITS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = [digits[byte >> 4], digits[byte & 0xf]];
+        byte += 1;
+    }
+    table
+};
 
 const LENGTH: usize = 55;
 const TRACE: std::ops::Range<usize> = 3..35;
