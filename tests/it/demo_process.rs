@@ -29,8 +29,7 @@ impl Demo {
     /// Starts the demo in `directory` for all machines.
     async fn start_for_others(directory: &Path) -> Self {
         // Port 0 is no part of a public origin.
-        let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        Self::listen(directory, &format!("0.0.0.0:{port}")).await
+        Self::listen(directory, &format!("0.0.0.0:{}", unused_port())).await
     }
 
     async fn listen(directory: &Path, address: &str) -> Self {
@@ -90,6 +89,13 @@ async fn browser_that_drops_secure_cookies_of_plain_http_stays_signed_in() {
     assert!(page.contains(EMAIL) && page.contains("valid for 20 seconds"), "{page}");
     let (_, logo) = page.split_once("<img src=\"").expect("a logo");
     assert_eq!(browser.status(demo.server, logo.split('"').next().unwrap()).await, 200);
+}
+
+/// Returns a port outside the range from which the kernel gives ports to the sockets of other tests, which could take
+/// it before the demo does.
+fn unused_port() -> u16 {
+    let ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_768));
+    ports.take(100).find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok()).expect("an unused port")
 }
 
 /// D3: a demo that other machines reach had a user with a published password.
