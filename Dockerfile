@@ -15,8 +15,8 @@ COPY . .
 # The crates fetched and compiled outlive the layer, so that a change of ours compiles ours alone.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin sekisho && \
-    install target/release/sekisho /usr/local/bin/sekisho
+    cargo build --profile dist --locked --bin sekisho && \
+    install target/dist/sekisho /usr/local/bin/sekisho
 
 FROM debian:bookworm-slim
 # The authorities that https upstreams and PostgreSQL over TLS are checked against.
