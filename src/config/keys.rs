@@ -1,126 +1,36 @@
-//! The names of all configuration keys.
+//! The names of all configuration keys, which stand in `config/default.toml`.
+
+use std::sync::LazyLock;
 
 /// All keys except those of routes, in the order of `config/default.toml`.
-pub const KEYS: &[&str] = &[
-    "server.listen",
-    "server.socket_mode",
-    "server.proxy_protocol",
-    "server.public_origin",
-    "server.allowed_origins",
-    "server.trusted_proxies",
-    "server.forwarded_headers",
-    "server.builtin",
-    "server.auth_prefix",
-    "server.reuse_port",
-    "server.tls_certificate",
-    "server.tls_key",
-    "server.allow_readable_secrets",
-    "server.threads",
-    "server.max_connections",
-    "server.max_connections_per_client",
-    "server.max_streams",
-    "server.max_in_flight",
-    "server.max_in_flight_per_client",
-    "server.max_open_per_client",
-    "server.max_header_bytes",
-    "server.max_header_fields",
-    "server.max_uri",
-    "server.header_timeout",
-    "server.keep_alive",
-    "server.write_timeout",
-    "server.min_body_rate",
-    "server.min_read_rate",
-    "server.drain_delay",
-    "server.drain",
-    "admin.listen",
-    "verify.listen",
-    "verify.source",
-    "verify.redirect",
-    "database.url",
-    "database.url_file",
-    "database.wait",
-    "database.max_connections",
-    "database.pooling",
-    "database.listen_url",
-    "database.listen_url_file",
-    "tokens.algorithm",
-    "tokens.issuer",
-    "tokens.audience",
-    "tokens.key_dir",
-    "tokens.secret",
-    "tokens.secret_file",
-    "tokens.key_activation",
-    "tokens.access_ttl",
-    "tokens.access_ttl_jitter",
-    "tokens.leeway",
-    "session.idle_ttl",
-    "session.absolute_ttl",
-    "session.grace",
-    "session.max_per_user",
-    "session.on_store_loss",
-    "session.keep_ended",
-    "audit.keep",
-    "cookies.access_name",
-    "cookies.refresh_name",
-    "cookies.same_site",
-    "cookies.secure",
-    "cookies.partitioned",
-    "login.bcrypt_cost",
-    "login.registration",
-    "login.password_min_length",
-    "pages.sign_in",
-    "pages.title",
-    "pages.logo",
-    "pages.accent",
-    "pages.stylesheet",
-    "pages.templates",
-    "pages.languages",
-    "log.format",
-    "log.access",
-    "otlp.endpoint",
-    "otlp.sample",
-];
+pub static KEYS: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| documented_keys(|section| section != "routes"));
 
 /// All keys of a `[[routes]]` table, in the order of `config/default.toml`.
-pub const ROUTE_KEYS: &[&str] = &[
-    "routes.path",
-    "routes.upstreams",
-    "routes.auth",
-    "routes.roles",
-    "routes.methods",
-    "routes.preflight",
-    "routes.strip_prefix",
-    "routes.identity",
-    "routes.set_request_headers",
-    "routes.remove_request_headers",
-    "routes.set_response_headers",
-    "routes.remove_response_headers",
-    "routes.bearer",
-    "routes.pass_authorization",
-    "routes.encoded_slash",
-    "routes.get_body",
-    "routes.connect_timeout",
-    "routes.first_byte_timeout",
-    "routes.idle_timeout",
-    "routes.max_body",
-    "routes.buffer_request",
-    "routes.upgrades",
-    "routes.tunnel_idle_timeout",
-    "routes.upstream_http",
-    "routes.header_case",
-    "routes.upstream_ca",
-    "routes.upstream_server_name",
-    "routes.upstream_client_certificate",
-    "routes.upstream_client_key",
-    "routes.health_path",
-    "routes.health_interval",
-    "routes.eject_after",
-    "routes.eject_for",
-    "routes.slow_start",
-    "routes.max_in_flight",
-    "routes.max_queued",
-    "routes.queue_timeout",
-];
+pub static ROUTE_KEYS: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| documented_keys(|section| section == "routes"));
+
+/// Returns the keys of the sections that are `included`.
+///
+/// A key is a line `name = value`, or `#name = value` if it has no default. Lines of text begin with `# `.
+fn documented_keys(included: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let mut keys = Vec::<&'static str>::new();
+    let mut section = "";
+    for line in DEFAULTS.lines().map(|line| line.strip_prefix('#').unwrap_or(line)) {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+        } else if let Some((name, _)) = line.split_once(" = ")
+            && !name.starts_with(' ')
+            && included(section)
+        {
+            keys.push(format!("{section}.{name}").leak());
+        }
+    }
+    keys
+}
+
+/// The built-in defaults, with every key and its documentation.
+pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose value can be a table.
 pub(super) const TABLE_KEYS: &[&str] =

@@ -23,16 +23,15 @@
 //!
 //! To add a key:
 //!
-//! 1. Name it in [`KEYS`] or [`ROUTE_KEYS`] (`keys.rs`); a table also in `TABLE_KEYS`. If its value is secret, add
-//!    it to `SECRET_KEYS` (`value.rs`), so that error messages do not contain the value; and if it names a file with
-//!    a secret, to `secret_files.rs`.
-//! 2. Document it in `config/default.toml` of the repository, in the same order, and write `docs/configuration.md`
+//! 1. Document it in `config/default.toml` of the repository, which makes it known, and write `docs/configuration.md`
 //!    anew: `SEKISHO_WRITE_DOCS=1 cargo test --test it documentation`.
+//! 2. If its value can be a table, add it to `TABLE_KEYS` (`keys.rs`); if it is secret, to `SECRET_KEYS` (`value.rs`), so
+//!    that error messages do not contain the value; and if it names a file with a secret, to `secret_files.rs`.
 //! 3. Read and check it in the file of its section (`admin` and `verify`: `server.rs`).
 //! 4. Unless it is a key of routes, list it in `reload.rs`, as reloadable or as needing a restart.
 //! 5. Pass the value on in `src/app/`.
 //!
-//! Tests compare the lists of steps 1, 2 and 4.
+//! Tests read every documented key, and compare the keys with the lists of step 4.
 
 mod all_errors;
 mod allowed_origin;
@@ -147,12 +146,12 @@ impl Config {
     /// Reads the configuration until the first error.
     fn read(raw: &RawConfig, sources: &Sources) -> Result<LoadedConfig, ConfigError> {
         let RawConfig { settings, routes: tables, file, .. } = raw;
-        settings.deny_unknown(KEYS)?;
+        settings.deny_unknown(&KEYS)?;
         for table in tables {
-            table.deny_unknown(ROUTE_KEYS)?;
+            table.deny_unknown(&ROUTE_KEYS)?;
         }
         let mut warnings = Vec::new();
-        for (name, correct_name) in sources.misnamed_variables(KEYS) {
+        for (name, correct_name) in sources.misnamed_variables(&KEYS) {
             warnings.push(format!("{name} is ignored: did you mean {correct_name}?"));
         }
         let server = Server::read(settings, !tables.is_empty(), &mut warnings)?;

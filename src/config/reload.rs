@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_key_is_either_reloaded_or_needs_a_restart() {
-        for key in KEYS {
+        for key in KEYS.iter() {
             let is_reloaded = RELOADED.contains(key);
             let without_file = key.strip_suffix("_file").unwrap_or(key);
             let needs_restart = RESTART_KEYS.iter().any(|(restart_key, _)| *restart_key == without_file);

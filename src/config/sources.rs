@@ -10,7 +10,7 @@ use ring::digest::{Context, SHA256};
 
 use super::dot_env;
 use super::error::{ConfigError, ValueSource};
-use super::keys::ENV_PREFIX;
+use super::keys::{DEFAULTS, ENV_PREFIX};
 use super::raw::RawSettings;
 use super::toml;
 use super::value::{RawValue, SourcedValue};
@@ -222,6 +222,3 @@ fn if_exists<T>(path: &Path, contents: io::Result<T>) -> Result<Option<T>, Confi
 fn unreadable(path: &Path, source: io::Error) -> ConfigError {
     ConfigError::Unreadable { path: path.to_owned(), key: None, source }
 }
-
-/// The built-in defaults, with every key and its documentation.
-pub(super) const DEFAULTS: &str = include_str!("../../config/default.toml");

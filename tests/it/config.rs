@@ -414,18 +414,18 @@ fn default_file_lists_exactly_the_known_keys() {
         let keys_of = value.as_table().or_else(|| value.as_array()?.first()?.as_table()).unwrap();
         keys.extend(keys_of.keys().map(|key| format!("{section}.{key}")));
     }
-    let known: BTreeSet<_> = KEYS.iter().chain(ROUTE_KEYS).map(ToString::to_string).collect();
+    let known: BTreeSet<_> = KEYS.iter().chain(ROUTE_KEYS.iter()).map(ToString::to_string).collect();
     assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), known);
 }
 
 #[test]
 fn every_key_is_read() {
-    for key in KEYS {
+    for key in KEYS.iter() {
         // Not a valid text, number, list, path or file name.
         let error = ConfigFixture::new().flag(key, "\u{1}").error();
         assert!(error.contains(key), "{key}: {error}");
     }
-    for key in ROUTE_KEYS {
+    for key in ROUTE_KEYS.iter() {
         let name = key.trim_start_matches("routes.");
         let others = ["path = '/a'", "upstreams = ['http://h']"];
         let others =
@@ -1426,7 +1426,7 @@ proptest::proptest! {
 
     #[test]
     fn arbitrary_text_never_panics_and_errors_are_one_line(
-        key in proptest::sample::select(KEYS),
+        key in proptest::sample::select(KEYS.as_slice()),
         value in proptest::prop_oneof!["\\PC{0,40}", "[0-9]{1,25}[smhdKMGTi]{0,3}", "[\\[\\]\"',a-z0-9./:-]{0,30}"],
         text in "\\[\\[?[a-z]{0,7}\\]?\\]\n([a-z_.]{0,9} ?= ?[\\[\\]'\"a-z0-9:/.-]{0,12}\n){0,3}",
     ) {

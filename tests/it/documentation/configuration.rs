@@ -136,7 +136,7 @@ fn mark_word(word: &str, section: &str) -> String {
     let end = word.trim_end_matches([',', '.', ':', ';', ')']).len().max(start);
     let (before, core, after) = (&word[..start], &word[start..end], &word[end..]);
     let key = if core.contains('.') { core.to_owned() } else { format!("{section}.{core}") };
-    let is_key = KEYS.iter().chain(ROUTE_KEYS).any(|known| *known == key);
+    let is_key = KEYS.iter().chain(ROUTE_KEYS.iter()).any(|known| *known == key);
     let is_code = core.contains(['_', '"', '*', '[', '{', '}', '=', '<', '>', '$', '%', '&'])
         || core.contains("://")
         || ["/", "./", "--"].iter().any(|start| core.starts_with(start))
