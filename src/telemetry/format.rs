@@ -1,4 +1,8 @@
 //! Formatting of events as log lines.
+//!
+//! `tracing_subscriber` has a JSON format too. Its names are fixed: the time is `timestamp`, and the message is one of
+//! `fields`, or all fields stand beside it. It does not write the sources of an error, nor escape U+2028 and the
+//! characters that change the direction of text. And the access log, which has the same form, is not made of events.
 
 use std::fmt::{self, Write};
 

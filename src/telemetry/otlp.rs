@@ -1,4 +1,7 @@
 //! Export of one span per sampled request to an OpenTelemetry collector, in batches on a background task.
+//!
+//! The `BatchSpanProcessor` of `opentelemetry_sdk` is not used: it counts the spans that a full queue drops, but only
+//! logs the number, so `sekisho_spans_lost_total` would miss them.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,8 @@
 //! W3C Trace Context: extraction from requests and injection into upstream requests.
+//!
+//! This runs for every request, also without an exporter, and allocates nothing. The propagator of `opentelemetry_sdk`
+//! takes 9,600 instructions for it instead of 3,400 (callgrind), and accepts a `traceparent` that is sent twice or has
+//! spaces around it.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
