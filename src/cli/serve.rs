@@ -250,10 +250,10 @@ fn serve_public(
 ) -> Result<Option<SocketFile>, CliError> {
     let unusable = |error| CliError::failed("cannot use server.listen", error);
     let (listener, socket_file) = listener.into_parts().map_err(unusable)?;
-    let listener = listener.with_proxy_protocol(config.server.proxy_protocol);
+    let listener = listener.with_proxy_protocol(config.server.proxy_protocol).with_rejections();
     let service = app.public.clone();
     threads
-        .serve_with_rejections(listener, certificate, move || service.for_thread())
+        .serve(listener, certificate, move || service.for_thread())
         .map_err(|error| CliError::failed("cannot serve server.listen on the worker threads", error))?;
     Ok(socket_file)
 }

@@ -14,7 +14,7 @@ pub fn overloaded_response() -> Response<Body> {
 }
 
 /// Present in a request that the server rejects, if its service
-/// [responds to those](super::WorkerThreads::serve_with_rejections).
+/// [responds to those](super::Listener::with_rejections).
 ///
 /// The service must not handle the request, which may be invalid and has no body. It responds with [`Rejected::response`],
 /// or with another form of it.

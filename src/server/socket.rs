@@ -35,7 +35,7 @@ pub(super) enum PeerAddr {
     Unix,
 }
 
-/// A listening socket, with the protocol that connections begin with.
+/// A listening socket, with how its connections begin and whether rejected requests reach the service.
 ///
 /// ```
 /// use sekisho::server::Listener;
@@ -46,7 +46,8 @@ pub(super) enum PeerAddr {
 #[derive(Debug)]
 pub struct Listener {
     socket: ListeningSocket,
-    has_proxy_protocol: bool,
+    pub(super) has_proxy_protocol: bool,
+    pub(super) passes_rejections: bool,
 }
 
 #[derive(Debug)]
@@ -68,8 +69,15 @@ impl Listener {
         Self { has_proxy_protocol, ..self }
     }
 
-    pub(super) fn has_proxy_protocol(&self) -> bool {
-        self.has_proxy_protocol
+    /// Passes the requests that the server rejects to the service too, with [`Rejected`](super::Rejected) in their
+    /// extensions. The service responds to them.
+    #[must_use]
+    pub fn with_rejections(self) -> Self {
+        Self { passes_rejections: true, ..self }
+    }
+
+    fn new(socket: ListeningSocket) -> Self {
+        Self { socket, has_proxy_protocol: false, passes_rejections: false }
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {
@@ -111,13 +119,13 @@ impl Listener {
 
 impl From<std::net::TcpListener> for Listener {
     fn from(listener: std::net::TcpListener) -> Self {
-        Self { socket: ListeningSocket::Tcp(listener), has_proxy_protocol: false }
+        Self::new(ListeningSocket::Tcp(listener))
     }
 }
 
 impl From<unix::net::UnixListener> for Listener {
     fn from(listener: unix::net::UnixListener) -> Self {
-        Self { socket: ListeningSocket::Unix(listener), has_proxy_protocol: false }
+        Self::new(ListeningSocket::Unix(listener))
     }
 }
 

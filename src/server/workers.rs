@@ -94,40 +94,8 @@ impl WorkerThreads {
         F: Fn() -> S + Send + Sync + 'static,
         S: HttpService,
     {
-        self.serve_listener(listener.into(), certificate, factory, false)
-    }
-
-    /// Serves like [`serve`](Self::serve). The services also get the requests that the server rejects, with
-    /// [`Rejected`](super::Rejected) in their extensions, and respond to them.
-    ///
-    /// # Errors
-    ///
-    /// As [`serve`](Self::serve).
-    pub fn serve_with_rejections<F, S>(
-        &self,
-        listener: impl Into<Listener>,
-        certificate: Option<Arc<Certificate>>,
-        factory: F,
-    ) -> io::Result<()>
-    where
-        F: Fn() -> S + Send + Sync + 'static,
-        S: HttpService,
-    {
-        self.serve_listener(listener.into(), certificate, factory, true)
-    }
-
-    fn serve_listener<F, S>(
-        &self,
-        listener: Listener,
-        certificate: Option<Arc<Certificate>>,
-        factory: F,
-        passes_rejections: bool,
-    ) -> io::Result<()>
-    where
-        F: Fn() -> S + Send + Sync + 'static,
-        S: HttpService,
-    {
-        let has_proxy_protocol = listener.has_proxy_protocol();
+        let listener = listener.into();
+        let Listener { has_proxy_protocol, passes_rejections, .. } = listener;
         let listeners: Vec<_> =
             self.threads.iter().map(|_| listener.try_clone()).collect::<io::Result<_>>()?;
         let factory = Arc::new(factory);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
-use sekisho::server::{ServerLimits, WorkerThreads};
+use sekisho::server::{Listener, ServerLimits, WorkerThreads};
 use tokio::net::TcpStream;
 
 use super::{HTML, NAVIGATION};
@@ -28,7 +28,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let threads = WorkerThreads::start(1, limits).unwrap();
         let public = gateway.app.public.clone();
-        threads.serve_with_rejections(listener, None, move || public.for_thread()).unwrap();
+        let listener = Listener::from(listener).with_rejections();
+        threads.serve(listener, None, move || public.for_thread()).unwrap();
         Self { address, _gateway: gateway, _threads: threads }
     }
 
