@@ -42,6 +42,11 @@ impl HashFormat {
     }
 }
 
+/// Returns the cost of a stored hash, or `None` if it cannot be verified.
+pub(crate) fn bcrypt_cost(text: &str) -> Option<u32> {
+    StoredHash::parse(text).ok().map(|stored| stored.cost)
+}
+
 /// Reason why a stored hash cannot be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -41,6 +41,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use self::error::MIN_COST;
 pub use self::error::{MAX_COST, PasswordError};
+pub(crate) use self::hash::bcrypt_cost;
 pub use self::hash::{HashFormat, HashFormatError, PasswordCheck};
 use self::hash::{RoundCounter, StoredHash};
 pub use self::policy::{MAX_BYTES, PasswordRefused};
