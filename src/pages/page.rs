@@ -361,27 +361,37 @@ fn as_number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok,
 }
 
 /// The event before a page was loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Notice {
     /// The session ended for a reason that needs no explanation.
+    #[serde(rename = "notice.ended")]
     Ended,
     /// The session expired.
+    #[serde(rename = "notice.expired")]
     Expired,
     /// The password was changed on another device.
+    #[serde(rename = "notice.password_changed")]
     PasswordChanged,
     /// The user changed the password on this device.
+    #[serde(rename = "notice.password_set")]
     PasswordSet,
     /// The tokens of the session were used twice.
+    #[serde(rename = "notice.reused")]
     Reused,
     /// One of the user's other sessions was ended.
+    #[serde(rename = "notice.device_signed_out")]
     DeviceSignedOut,
     /// All of the user's other sessions were ended.
+    #[serde(rename = "notice.others_signed_out")]
     OthersSignedOut,
     /// The page belonged to another user than the one who is signed in.
+    #[serde(rename = "notice.other_user")]
     OtherUser,
     /// The user signed out.
+    #[serde(rename = "notice.signed_out")]
     SignedOut,
     /// The user signed out in another tab or on another device.
+    #[serde(rename = "notice.signed_out_elsewhere")]
     SignedOutElsewhere,
 }
 
@@ -415,53 +425,43 @@ impl Notice {
             other => Some(Self::for_event(other).unwrap_or(Self::Ended)),
         }
     }
-
-    const fn key(self) -> &'static str {
-        match self {
-            Self::DeviceSignedOut => "notice.device_signed_out",
-            Self::Ended => "notice.ended",
-            Self::Expired => "notice.expired",
-            Self::OtherUser => "notice.other_user",
-            Self::OthersSignedOut => "notice.others_signed_out",
-            Self::PasswordChanged => "notice.password_changed",
-            Self::PasswordSet => "notice.password_set",
-            Self::Reused => "notice.reused",
-            Self::SignedOut => "notice.signed_out",
-            Self::SignedOutElsewhere => "notice.signed_out_elsewhere",
-        }
-    }
-}
-
-impl Serialize for Notice {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.key())
-    }
 }
 
 /// The reason for showing a form again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum FormProblem {
     /// Too many forms are in progress.
+    #[serde(rename = "form.busy")]
     Busy,
     /// The email address or the password is wrong.
+    #[serde(rename = "form.credentials")]
     Credentials,
     /// A field is empty.
+    #[serde(rename = "form.empty")]
     Empty,
     /// The form cannot be read.
+    #[serde(rename = "form.invalid")]
     Invalid,
     /// The new password is easy to guess.
+    #[serde(rename = "form.password_guessable")]
     PasswordGuessable,
     /// The new password is too long.
+    #[serde(rename = "form.password_too_long")]
     PasswordTooLong,
     /// The new password is too short.
+    #[serde(rename = "form.password_too_short")]
     PasswordTooShort,
     /// The new password and its repetition differ.
+    #[serde(rename = "form.passwords_differ")]
     PasswordsDiffer,
     /// There were too many attempts.
+    #[serde(rename = "form.too_many_attempts")]
     TooManyAttempts,
     /// The service is not available.
+    #[serde(rename = "form.unavailable")]
     Unavailable,
     /// The current password is wrong.
+    #[serde(rename = "form.wrong_password")]
     WrongPassword,
 }
 
@@ -480,27 +480,5 @@ impl FormProblem {
             | Self::PasswordTooShort
             | Self::PasswordsDiffer => StatusCode::UNPROCESSABLE_ENTITY,
         }
-    }
-
-    const fn key(self) -> &'static str {
-        match self {
-            Self::Busy => "form.busy",
-            Self::Credentials => "form.credentials",
-            Self::Empty => "form.empty",
-            Self::Invalid => "form.invalid",
-            Self::PasswordGuessable => "form.password_guessable",
-            Self::PasswordTooLong => "form.password_too_long",
-            Self::PasswordTooShort => "form.password_too_short",
-            Self::PasswordsDiffer => "form.passwords_differ",
-            Self::TooManyAttempts => "form.too_many_attempts",
-            Self::Unavailable => "form.unavailable",
-            Self::WrongPassword => "form.wrong_password",
-        }
-    }
-}
-
-impl Serialize for FormProblem {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.key())
     }
 }
