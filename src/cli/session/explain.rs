@@ -10,7 +10,6 @@ use crate::backend::db::Stores;
 use crate::cli::bootstrap;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, TableRow};
-use crate::client_info::ClientInfo;
 use crate::clock::Clock;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{EndReason, Session, SessionId};
@@ -125,7 +124,7 @@ fn explain_active(session: &Session) -> String {
 
 /// Explains why a session ended. `entry` is the audit entry of its end, if it still exists.
 fn explain_end(reason: EndReason, entry: Option<&AuditEntry>) -> String {
-    let by = entry.map_or_else(|| "an unknown place".to_owned(), |entry| client(&entry.by));
+    let by = entry.map_or_else(|| "an unknown place".to_owned(), |entry| entry.by.to_string());
     match reason {
         EndReason::AbsoluteExpired => "It reached its maximum age (session.absolute_ttl).".to_owned(),
         EndReason::Displaced => format!(
@@ -147,7 +146,7 @@ fn explain_end(reason: EndReason, entry: Option<&AuditEntry>) -> String {
 
 /// Describes how token reuse was detected. Either a cookie was stolen, or the user copied a browser profile.
 fn reuse(entry: &AuditEntry) -> String {
-    let (by, holder) = (client(&entry.by), client(&entry.holder));
+    let (by, holder) = (&entry.by, &entry.holder);
     let behind = entry.held.zip(entry.presented).map(|(held, presented)| held.saturating_sub(presented));
     let evidence = match behind {
         Some(0) => format!(
@@ -174,11 +173,6 @@ fn advice(reason: EndReason, session: Option<&Session>) -> Option<String> {
         "Ask the user whether both clients are theirs, for instance a copied or restored browser profile. If not, the \
          cookies were stolen: change the password (sekisho user passwd '{email}'), which ends all sessions."
     ))
-}
-
-fn client(client: &ClientInfo) -> String {
-    let address = client.address.map(|address| address.to_string());
-    agent(address.as_deref(), client.user_agent.as_deref())
 }
 
 fn agent(address: Option<&str>, user_agent: Option<&str>) -> String {
@@ -273,6 +267,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::client_info::ClientInfo;
     use crate::services::store::SessionTermination;
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
