@@ -148,7 +148,8 @@ impl<S: Send + Sync> FromRequestParts<S> for RequireAdmin {
     }
 }
 
-fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {
+/// Checks the parameters of a list.
+pub(super) fn movie_query(params: MovieListParams) -> Result<MovieQuery, ApiError> {
     let MovieListParams { limit, offset, sort, title, director, year } = params.check()?;
     let MovieOrder { sort, descending } = sort.parse()?;
     Ok(MovieQuery { title, director, year, sort, descending, limit, offset })

@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::super::auth::MAX_BODY_BYTES;
 use super::super::files::route_file;
 use super::super::form::Form;
-use super::super::movies::{ADMIN_ROLE, RequireAdmin};
+use super::super::movies::{ADMIN_ROLE, RequireAdmin, movie_query};
 use super::super::{ApiError, security_headers};
 use super::state::{PagesState, SignedIn, View, query_value, see_other};
 use crate::identity::Identity;
@@ -25,7 +25,7 @@ use crate::pages::{
     MoviesSection, Page, RequestKind,
 };
 use crate::schemas::movie::{InvalidField, MovieListParams, MovieRequest};
-use crate::services::movies::{MovieOrder, Movies};
+use crate::services::movies::Movies;
 use crate::services::store::MovieQuery;
 
 /// Settings of the demo page.
@@ -260,17 +260,14 @@ impl ListQuery {
 
     fn to_movie_query(&self) -> Result<MovieQuery, ApiError> {
         let MovieFilter { title, director, year } = self.filter.clone();
-        let params = MovieListParams {
+        movie_query(MovieListParams {
             limit: PAGE_SIZE,
             offset: self.page.saturating_mul(PAGE_SIZE),
             sort: self.sort().to_owned(),
             title: Some(title),
             director: Some(director),
             year: parse_optional("year", &year)?,
-        };
-        let MovieListParams { limit, offset, sort, title, director, year } = params.check()?;
-        let MovieOrder { sort, descending } = sort.parse()?;
-        Ok(MovieQuery { title, director, year, sort, descending, limit, offset })
+        })
     }
 
     fn list_of(&self, movies: Vec<Movie>, total: u64) -> MovieList {
