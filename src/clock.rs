@@ -3,9 +3,9 @@
 //! Every decision about a session uses a [`Clock`], so that tests advance time instead of sleeping. Times
 //! are UTC, truncated to whole microseconds, which is the precision of both databases.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 /// A source of the current time.
@@ -146,21 +146,17 @@ impl ManualClock {
 
     /// Advances the clock by `duration`.
     pub fn advance(&self, duration: Duration) {
-        self.lock().now += duration;
+        self.0.lock().now += duration;
     }
 
     /// Sets the clock to `now`, which may be in its past.
     pub fn set(&self, now: OffsetDateTime) {
-        self.lock().now = truncate_to_micros(now);
+        self.0.lock().now = truncate_to_micros(now);
     }
 
     /// Sets the time that [`set_at_micros`](Clock::set_at_micros) returns.
     pub fn mark_set_at(&self, set_at: OffsetDateTime) {
-        self.lock().set_at = Some(set_at);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, ManualTime> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().set_at = Some(set_at);
     }
 }
 
@@ -173,11 +169,11 @@ impl Default for ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> OffsetDateTime {
-        self.lock().now
+        self.0.lock().now
     }
 
     fn set_at_micros(&self) -> i64 {
-        self.lock().set_at.map_or(i64::MIN, micros)
+        self.0.lock().set_at.map_or(i64::MIN, micros)
     }
 }
 

@@ -5,12 +5,13 @@
 //! keep the stack they started on, and the threads keep their connections to upstreams.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use tower::Service;
 
 use super::browser_errors::BrowserErrorsFuture;
@@ -87,12 +88,12 @@ impl ReloadableStacks {
 
     /// Returns the routes in force.
     pub(super) fn routes(&self) -> Routes {
-        self.current().config.routes.clone()
+        self.current.lock().config.routes.clone()
     }
 
     /// Builds the stack of another thread.
     pub(super) fn new_thread_stack(self: &Arc<Self>, proxies: ProxyStacks) -> PublicService {
-        let mut current = self.current();
+        let mut current = self.current.lock();
         let stack = ArcSwap::from_pointee(self.builder.build_stack(&current.config, proxies.clone()));
         let thread = Arc::new(ThreadStack { stack, proxies, stacks: Arc::clone(self) });
         current.threads.push(Arc::downgrade(&thread));
@@ -106,7 +107,7 @@ impl ReloadableStacks {
 
     /// Puts `config` into force for all requests that arrive later.
     pub(super) fn apply(&self, config: ReloadableConfig) {
-        let mut current = self.current();
+        let mut current = self.current.lock();
         self.builder.pages.replace(config.pages.clone());
         if let (Some(service), Some(router)) = (&self.forward_auth, &config.forward_auth) {
             service.replace(router.clone());
@@ -117,9 +118,5 @@ impl ReloadableStacks {
             true
         });
         current.config = config;
-    }
-
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 use http::header::{CACHE_CONTROL, VARY};
 use http::{HeaderName, HeaderValue, Method};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -200,7 +201,7 @@ impl OpenStreams {
     /// Adds a stream, and displaces the oldest one of the session if there are too many.
     fn add(&self, session: SessionId) -> OpenStream {
         let displaced = Arc::new(Notify::new());
-        let mut sessions = self.lock();
+        let mut sessions = self.0.lock();
         let streams = sessions.entry(session).or_default();
         streams.push_back(Arc::clone(&displaced));
         if streams.len() > MAX_STREAMS_PER_SESSION
@@ -210,15 +211,11 @@ impl OpenStreams {
         }
         OpenStream { streams: self.clone(), session, displaced }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, VecDeque<Arc<Notify>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut sessions = self.streams.lock();
+        let mut sessions = self.streams.0.lock();
         let Some(streams) = sessions.get_mut(&self.session) else { return };
         streams.retain(|stream| !Arc::ptr_eq(stream, &self.displaced));
         if streams.is_empty() {

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use metrics::Gauge;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -170,7 +171,7 @@ impl ConnectionRegistry {
     /// Starts enforcing the timeouts of a connection.
     pub(super) fn track(&self, state: &Arc<ConnectionState>) {
         let now = Instant::now();
-        let mut tracked = self.tracked();
+        let mut tracked = self.tracked.lock();
         if tracked.close_mode > CloseMode::KeepOpen {
             state.request_close(tracked.close_mode);
         }
@@ -217,7 +218,7 @@ impl ConnectionRegistry {
     }
 
     fn request_close(&self, mode: CloseMode) {
-        let mut tracked = self.tracked();
+        let mut tracked = self.tracked.lock();
         tracked.close_mode = mode;
         for connection in &tracked.connections {
             connection.state.request_close(mode);
@@ -226,7 +227,7 @@ impl ConnectionRegistry {
 
     fn check_timeouts(&self, now: Instant) {
         let limits = self.settings.load().limits;
-        self.tracked().connections.retain_mut(|connection| {
+        self.tracked.lock().connections.retain_mut(|connection| {
             // The connection holds the other references.
             let is_open = Arc::strong_count(&connection.state) > 1;
             if is_open {
@@ -240,10 +241,6 @@ impl ConnectionRegistry {
         let ServerLimits { header_timeout, keep_alive, write_timeout, .. } = self.settings.load().limits;
         let shortest = header_timeout.min(keep_alive).min(write_timeout);
         (shortest / 4).clamp(MIN_CHECK_INTERVAL, MAX_CHECK_INTERVAL)
-    }
-
-    fn tracked(&self) -> MutexGuard<'_, TrackedConnections> {
-        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,8 +6,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
-use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
+
+use parking_lot::Mutex;
 
 /// Progress of one connection, and the close requests made to it.
 #[derive(Debug, Default)]
@@ -227,11 +228,11 @@ impl ConnectionState {
 
     /// Registers the task that waits for the socket, to be woken by close requests.
     pub(super) fn register_waker(&self, waker: &Waker) {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+        *self.waker.lock() = Some(waker.clone());
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }
     }

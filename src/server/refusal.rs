@@ -1,7 +1,6 @@
 //! Metrics and log lines about connections that are refused.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::admission::{self, Client, ConnectionRefused, Holder, Limit};
@@ -24,7 +23,7 @@ pub(super) fn record_limit(refused: ConnectionRefused, peer: PeerAddr) {
 pub(super) fn report_proxy_header(peer: PeerAddr, reason: &str) {
     static LOGGED_AT: Mutex<Option<Instant>> = Mutex::new(None);
     let now = Instant::now();
-    let mut logged_at = LOGGED_AT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut logged_at = LOGGED_AT.lock();
     if log_interval::is_due(*logged_at, now) {
         *logged_at = Some(now);
         tracing::warn!(%peer, reason, "connection refused by server.proxy_protocol");

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
@@ -149,7 +150,7 @@ impl Certificate {
     /// Fails like [`load`](Self::load), and keeps the previous certificate. Invalid content is reported only
     /// once: a later call returns `false` until the files change.
     pub fn reload(&self) -> Result<bool, CertificateError> {
-        let mut source = self.source();
+        let mut source = self.source.lock();
         let CertificateSource { files, last_read } = &mut *source;
         let pem = files.read().inspect_err(|_| *last_read = None)?;
         if last_read.as_ref() == Some(&pem) {
@@ -172,19 +173,15 @@ impl Certificate {
         key: impl Into<PathBuf>,
     ) -> Result<bool, CertificateError> {
         let files = CertificateFiles { certificate: certificate.into(), key: key.into() };
-        let is_same = self.source().files == files;
+        let is_same = self.source.lock().files == files;
         if is_same {
             return self.reload();
         }
         let pem = files.read()?;
         let certified_key = files.certified_key(&pem, self.config.crypto_provider(), self.clock.now())?;
-        *self.source() = CertificateSource { files, last_read: Some(pem) };
+        *self.source.lock() = CertificateSource { files, last_read: Some(pem) };
         self.resolver.0.store(Arc::new(certified_key));
         Ok(true)
-    }
-
-    fn source(&self) -> MutexGuard<'_, CertificateSource> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reloads the files at a regular interval, and logs changes and errors. Never completes.
@@ -195,7 +192,7 @@ impl Certificate {
             let certificate = Arc::clone(&self);
             let error = match tokio::task::spawn_blocking(move || certificate.reload()).await {
                 Ok(Ok(true)) => {
-                    let file = self.source().files.certificate.clone();
+                    let file = self.source.lock().files.certificate.clone();
                     tracing::info!(certificate = %file.display(), "certificate reloaded");
                     None
                 }
@@ -222,7 +219,9 @@ impl Certificate {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("file", &self.source().files.certificate).finish_non_exhaustive()
+        f.debug_struct("Certificate")
+            .field("file", &self.source.lock().files.certificate)
+            .finish_non_exhaustive()
     }
 }
 

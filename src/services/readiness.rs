@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -47,7 +48,7 @@ impl Readiness {
     /// Reports a problem until it is [resolved](Self::resolve). Logs it at most once a minute.
     pub fn report(&self, problem: Problem, error: &(dyn Error + 'static)) {
         let now = Instant::now();
-        let mut problems = self.problems();
+        let mut problems = self.0.problems.lock();
         let state = problems.entry(problem).or_default();
         state.is_present = true;
         // Also if the problem was resolved in the meantime, so that one that comes and goes fills no log.
@@ -65,7 +66,7 @@ impl Readiness {
 
     /// Withdraws a problem.
     pub fn resolve(&self, problem: Problem) {
-        let mut problems = self.problems();
+        let mut problems = self.0.problems.lock();
         let Some(state) = problems.get_mut(&problem) else { return };
         state.is_present = false;
         let was_logged = std::mem::take(&mut state.is_logged);
@@ -78,22 +79,18 @@ impl Readiness {
     /// Returns the most specific of the present problems.
     #[must_use]
     pub fn problem(&self) -> Option<Problem> {
-        self.problems().iter().find(|(_, state)| state.is_present).map(|(problem, _)| *problem)
+        self.0.problems.lock().iter().find(|(_, state)| state.is_present).map(|(problem, _)| *problem)
     }
 
     /// Waits until a problem is present.
     pub async fn reported(&self, problem: Problem) {
         loop {
             let reported = self.0.reported.notified();
-            if self.problems().get(&problem).is_some_and(|state| state.is_present) {
+            if self.0.problems.lock().get(&problem).is_some_and(|state| state.is_present) {
                 return;
             }
             reported.await;
         }
-    }
-
-    fn problems(&self) -> MutexGuard<'_, BTreeMap<Problem, State>> {
-        self.0.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,11 +15,12 @@
 //! Lookups take no lock: writers replace the whole map.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -242,7 +243,7 @@ impl Revocations {
     /// Adds terminations, and drops those added too long ago to matter. The first end of a session stays.
     /// Returns the sessions that were not listed before.
     fn add(&self, terminated: impl IntoIterator<Item = (SessionId, SessionEnd)>) -> Vec<SessionId> {
-        let _guard = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.write_lock.lock();
         let list = self.list.load();
         let new: HashMap<_, _> =
             terminated.into_iter().filter(|(session, _)| !list.contains_key(session)).collect();
@@ -322,7 +323,7 @@ impl Revocations {
 
     /// Adds all sessions whose access tokens may still be valid. Returns the number of rows.
     async fn load_all(&self) -> Result<usize, StoreError> {
-        let last = *self.cursor();
+        let last = *self.cursor.lock();
         let local_time = self.clock.now();
         let store_time = last.map_or(local_time, |cursor| cursor.store_time + cursor.read_at.elapsed());
         // The store's clock may have been set ahead after it recorded a termination.
@@ -345,7 +346,7 @@ impl Revocations {
     /// Adds the sessions terminated since the last poll. Returns the number of rows, or `None` if the
     /// store's time went back: then the list is incomplete until all are loaded.
     async fn load_new(&self, timeout: Duration) -> Result<Option<usize>, StoreError> {
-        let Some(last) = *self.cursor() else { return Ok(None) };
+        let Some(last) = *self.cursor.lock() else { return Ok(None) };
         let time = last.store_time - self.overlap;
         let since = EndedSince { position: last.position, ..EndedSince::time(time) };
         let poll = self.query(since, timeout).await?;
@@ -368,14 +369,10 @@ impl Revocations {
 
     /// Records that the list is complete up to the start of a poll. Returns the poll's number of rows.
     fn complete(&self, poll: Poll) -> usize {
-        *self.cursor() = Some(poll.cursor);
+        *self.cursor.lock() = Some(poll.cursor);
         self.complete_until.store(poll.began.max(1), Ordering::Release);
         self.polled.notify_waiters();
         poll.rows
-    }
-
-    fn cursor(&self) -> MutexGuard<'_, Option<Cursor>> {
-        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]

@@ -9,9 +9,10 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -99,7 +100,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         F: Future<Output = Option<T>> + Send + 'static,
     {
         let (mut receiver, followed) = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.drop_expired(self.clock.now());
             match state.calls.get(&key) {
                 Some(call) => (call.result.clone(), Some(call.number)),
@@ -118,7 +119,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
 
     /// Drops the result of a call, so that the next request starts another one.
     pub(crate) fn forget(&self, key: Key, number: u64) {
-        self.lock().remove(key, number);
+        self.state.lock().remove(key, number);
     }
 
     /// Drops all calls and results of terminated sessions.
@@ -128,7 +129,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         }
         // A set, since a mass revocation terminates many sessions at once.
         let terminated: HashSet<_> = terminated.iter().collect();
-        self.lock().calls.retain(|key, _| !terminated.contains(&key.session));
+        self.state.lock().calls.retain(|key, _| !terminated.contains(&key.session));
     }
 
     fn start<F>(&self, state: &mut State<T>, key: Key, call: F) -> watch::Receiver<Option<Option<T>>>
@@ -155,12 +156,6 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
             sender.send_replace(Some(result));
         }));
         receiver
-    }
-}
-
-impl<T> SingleFlight<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,7 +197,7 @@ impl<T> CallGuard<T> {
     /// Keeps the call's result from now on.
     fn complete(self) {
         let completed_at = self.flights.clock.now();
-        let mut state = self.flights.lock();
+        let mut state = self.flights.state.lock();
         state.last_progress = Instant::now();
         let number = self.number;
         if let Some(call) = state.calls.get_mut(&self.key).filter(|call| call.number == number) {
@@ -214,7 +209,7 @@ impl<T> CallGuard<T> {
 
 impl<T> Drop for CallGuard<T> {
     fn drop(&mut self) {
-        let mut state = self.flights.lock();
+        let mut state = self.flights.state.lock();
         state.in_flight -= 1;
         let completed = state.calls.get(&self.key).is_some_and(|call| call.completed_at.is_some());
         if !completed {
@@ -414,6 +409,6 @@ mod tests {
             let key = Key { generation, ..KEY };
             calls.join(key, || async { Some(1) }).await;
         }
-        assert!(calls.lock().calls.len() <= MAX_RESULTS + 1);
+        assert!(calls.state.lock().calls.len() <= MAX_RESULTS + 1);
     }
 }

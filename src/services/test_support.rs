@@ -3,12 +3,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
@@ -272,12 +273,12 @@ pub(super) struct TestStore {
 impl TestStore {
     /// Returns the calls since the previous `take_calls`.
     pub(super) fn take_calls(&self) -> Vec<&'static str> {
-        std::mem::take(&mut *self.calls.lock().expect("the lock is not poisoned"))
+        std::mem::take(&mut *self.calls.lock())
     }
 
     /// Returns the rows after each rotation so far.
     pub(super) fn rotations(&self) -> Vec<Session> {
-        self.rotations.lock().expect("the lock is not poisoned").clone()
+        self.rotations.lock().clone()
     }
 
     /// Blocks all calls until the guard is dropped.
@@ -292,20 +293,20 @@ impl TestStore {
 
     /// Sets the time of the database, and makes `ended_since` return no position, as a database with a clock does.
     pub(super) fn set_time(&self, time: OffsetDateTime) {
-        *self.time.lock().expect("the lock is not poisoned") = Some(time);
+        *self.time.lock() = Some(time);
     }
 
     /// Returns the inner store, which is neither blocked nor unavailable.
     pub(super) fn current(&self) -> MemoryStore {
-        self.current.lock().expect("the lock is not poisoned").clone()
+        self.current.lock().clone()
     }
 
     pub(super) fn replace(&self, store: MemoryStore) {
-        *self.current.lock().expect("the lock is not poisoned") = store;
+        *self.current.lock() = store;
     }
 
     async fn call(&self, call: &'static str) -> Result<MemoryStore, StoreError> {
-        self.calls.lock().expect("the lock is not poisoned").push(call);
+        self.calls.lock().push(call);
         let _permit = self.gate.read().await;
         if self.unavailable.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable(io::Error::other("unavailable for a test")));
@@ -322,7 +323,7 @@ impl SessionStore for TestStore {
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
         let row = self.call("rotate").await?.rotate(rotation).await?;
-        self.rotations.lock().expect("the lock is not poisoned").extend(row.clone());
+        self.rotations.lock().extend(row.clone());
         Ok(row)
     }
 
@@ -377,7 +378,7 @@ impl SessionStore for TestStore {
 
     async fn ended_since(&self, since: EndedSince) -> Result<EndedSessions, StoreError> {
         let ended = self.call("ended_since").await?.ended_since(since).await?;
-        let time = *self.time.lock().expect("the lock is not poisoned");
+        let time = *self.time.lock();
         let Some(store_time) = time else { return Ok(ended) };
         Ok(EndedSessions { store_time, position: None, ..ended })
     }
@@ -401,7 +402,7 @@ impl SessionStore for TestStore {
 
     async fn database_time(&self) -> Result<OffsetDateTime, StoreError> {
         let database_time = self.call("database_time").await?.database_time().await?;
-        let time = *self.time.lock().expect("the lock is not poisoned");
+        let time = *self.time.lock();
         Ok(time.unwrap_or(database_time))
     }
 }

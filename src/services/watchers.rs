@@ -6,9 +6,10 @@
 //! postpones that.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 
@@ -38,14 +39,14 @@ impl Watchers {
 
     /// Subscribes to the end of a session.
     pub(crate) fn subscribe(self: &Arc<Self>, session: SessionId) -> Watcher {
-        let mut senders = self.lock();
+        let mut senders = self.senders.lock();
         let sender = senders.entry(session).or_insert_with(|| watch::Sender::new(None));
         Watcher { receiver: Some(sender.subscribe()), session, watchers: Arc::clone(self) }
     }
 
     /// Notifies the subscribers of terminated sessions.
     pub(crate) fn notify<'a>(&self, terminated: impl IntoIterator<Item = (&'a SessionId, &'a SessionEnd)>) {
-        let mut senders = self.lock();
+        let mut senders = self.senders.lock();
         if senders.is_empty() {
             return;
         }
@@ -58,7 +59,7 @@ impl Watchers {
 
     /// Notifies all subscribers.
     pub(crate) fn notify_all(&self, event: SessionEvent) {
-        for (_, sender) in self.lock().drain() {
+        for (_, sender) in self.senders.lock().drain() {
             sender.send_replace(Some(event));
         }
     }
@@ -108,10 +109,6 @@ impl Watchers {
         let found = self.runtime.run(async move { store.find_session(session).await }).await;
         found.map_err(StoreError::unavailable)?
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, watch::Sender<Option<SessionEvent>>>> {
-        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A subscription to the end of a session. Dropping it unsubscribes.
@@ -137,7 +134,7 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let mut senders = self.watchers.lock();
+        let mut senders = self.watchers.senders.lock();
         self.receiver = None;
         if senders.get(&self.session).is_some_and(|sender| sender.receiver_count() == 0) {
             senders.remove(&self.session);

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -90,7 +91,7 @@ impl Address {
         };
         tracing::info!("database password refused, another one was read from the file of the URL");
         let renewed = Credentials { options: options.clone(), url: url.secret().clone() };
-        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+        *self.shared.current.lock() = renewed;
         Some(options)
     }
 
@@ -113,7 +114,7 @@ impl Address {
     }
 
     fn credentials(&self) -> Credentials {
-        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.current.lock().clone()
     }
 }
 

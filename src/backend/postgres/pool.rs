@@ -17,12 +17,13 @@
 //! makes those of a transaction. Outside a transaction a statement has the settings of the database.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Connection, Describe, Either, Execute, Executor, Postgres, Row, SqlStr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -211,7 +212,7 @@ impl Pool {
         let connection = pooled.connection;
         match &result {
             Ok(_) if connection.created_at.elapsed() < MAX_LIFETIME && self.is_current(&connection) => {
-                self.idle().push(IdleConnection { connection, since: Instant::now() });
+                self.shared.idle.lock().push(IdleConnection { connection, since: Instant::now() });
             }
             Ok(_) => {}
             // Connections of the other pools lead to the same server.
@@ -229,7 +230,7 @@ impl Pool {
     }
 
     fn pop_idle(&self) -> Option<IdleConnection> {
-        let idle = self.idle().pop()?;
+        let idle = self.shared.idle.lock().pop()?;
         if self.is_current(&idle.connection) {
             return Some(idle);
         }
@@ -239,11 +240,7 @@ impl Pool {
     }
 
     fn take_idle(&self) -> Vec<IdleConnection> {
-        std::mem::take(&mut *self.idle())
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
-        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut *self.shared.idle.lock())
     }
 
     fn prepare_query<'q>(&self, query: impl Execute<'q, Postgres>) -> Result<PreparedQuery, sqlx::Error> {

@@ -13,11 +13,12 @@
 //! A write whose caller is dropped before its turn is skipped. One that has started runs to completion.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot};
@@ -88,7 +89,7 @@ impl WriteQueue {
     /// Finishes the queued writes and refuses new ones, then checkpoints the write-ahead log and closes
     /// the connection.
     pub(super) async fn close(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.running.lock().take();
         if let Some(Running { queue, task }) = running {
             drop(queue);
             let _ = task.await;
@@ -96,7 +97,7 @@ impl WriteQueue {
     }
 
     fn queue(&self) -> Option<mpsc::Sender<QueuedWrite>> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         running.as_ref().map(|running| running.queue.clone())
     }
 }

@@ -1,9 +1,10 @@
 //! The limit on concurrent requests to one upstream, with a bounded queue.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::contention::{Contention, Place, QueuePlace};
@@ -107,7 +108,7 @@ impl ConcurrencyLimit {
     fn begin_contention(&self) -> Result<Contended<'_>, ProxyError> {
         let client =
             RequestContext::with_current(|context| context.share().map(ClientShare::counts)).flatten();
-        let mut contention = self.lock();
+        let mut contention = self.contention.lock();
         // Counted first, so that a release in between is not missed.
         self.queued.fetch_add(1, Ordering::SeqCst);
         if let Some(place) = self.try_take(&mut contention, client.as_ref()) {
@@ -152,14 +153,14 @@ impl ConcurrencyLimit {
     pub(super) fn release(&self, place: Place) {
         match place {
             Place::Contended(client) => {
-                let mut contention = self.lock();
+                let mut contention = self.contention.lock();
                 self.give_back(&mut contention, client.as_ref());
                 self.serve_queue(&mut contention);
             }
             Place::Open => {
                 self.open.fetch_sub(1, Ordering::SeqCst);
                 if self.queued.load(Ordering::SeqCst) > 0 {
-                    self.serve_queue(&mut self.lock());
+                    self.serve_queue(&mut self.contention.lock());
                 }
             }
         }
@@ -194,10 +195,6 @@ impl ConcurrencyLimit {
     pub(super) fn end_streaming(&self) {
         self.streaming.fetch_sub(1, Ordering::Relaxed);
     }
-
-    fn lock(&self) -> MutexGuard<'_, Contention> {
-        self.contention.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A request while the open half of the places is taken.
@@ -215,7 +212,7 @@ struct QueuedRequest<'a> {
 
 impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
-        let is_queued = self.limit.lock().dequeue(self.id);
+        let is_queued = self.limit.contention.lock().dequeue(self.id);
         if is_queued {
             self.limit.queued.fetch_sub(1, Ordering::SeqCst);
         } else if let Ok(place) = self.place.try_recv() {

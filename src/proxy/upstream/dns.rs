@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::net::lookup_host;
 use tokio::time::Instant;
 
@@ -143,7 +144,7 @@ impl DnsCache {
         if resolved.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
         }
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.addresses.lock();
         let is_same_set =
             addresses.len() == resolved.len() && resolved.iter().all(|address| addresses.contains(address));
         if !is_same_set {
@@ -155,7 +156,7 @@ impl DnsCache {
     }
 
     fn addresses(&self) -> Arc<[SocketAddr]> {
-        Arc::clone(&self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.addresses.lock())
     }
 
     fn millis(&self, instant: Instant) -> u64 {

@@ -7,12 +7,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum_core::body::Body;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::dns::{DnsCache, PeerAddr};
@@ -42,6 +43,7 @@ pub(in crate::proxy) struct StreamSlot(Arc<Shared>);
 
 struct Shared {
     open_streams: AtomicUsize,
+    /// Its task and the pool belong to one thread, so the lock is never contended.
     driver: Weak<Mutex<Driver>>,
     connected_at: Instant,
 }
@@ -60,7 +62,7 @@ impl Http2Stream {
         });
         tokio::spawn(async move {
             // hyper reports the error to the requests in flight.
-            if let Err(error) = poll_fn(|cx| Pin::new(&mut *lock(&driver)).poll(cx)).await {
+            if let Err(error) = poll_fn(|cx| Pin::new(&mut *driver.lock()).poll(cx)).await {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(
                     address = peer.address.map(tracing::field::display),
@@ -129,7 +131,7 @@ impl Shared {
 
     /// Returns the upstream's `SETTINGS_MAX_CONCURRENT_STREAMS` (RFC 9113 section 5.1.2).
     fn peer_limit(&self) -> usize {
-        self.driver.upgrade().map_or(0, |driver| lock(&driver).current_max_send_streams())
+        self.driver.upgrade().map_or(0, |driver| driver.lock().current_max_send_streams())
     }
 }
 
@@ -144,11 +146,6 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.0.open_streams.fetch_sub(1, Relaxed);
     }
-}
-
-/// Locks a driver. Its task and the pool belong to one thread, so the lock is never contended.
-fn lock(driver: &Mutex<Driver>) -> MutexGuard<'_, Driver> {
-    driver.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn builder() -> http2::Builder<TokioExecutor> {

@@ -3,9 +3,10 @@
 //! Each worker thread has its own pool, so its lock is never contended.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::connection::Connection;
@@ -62,7 +63,7 @@ impl Pool {
         if reuse == ConnectionReuse::None {
             return None;
         }
-        let mut pool = self.lock();
+        let mut pool = self.0.lock();
         let slot = pool.by_upstream.get_mut(&upstream.id)?;
         if let Some(stream) = slot.open_stream(upstream, is_stream, now) {
             return Some((Connection::Http2(stream), DeadlineTimer::default()));
@@ -87,7 +88,7 @@ impl Pool {
         timer: DeadlineTimer,
     ) {
         connection.shrink();
-        let mut pool = self.lock();
+        let mut pool = self.0.lock();
         let slot = pool.slot(upstream);
         if slot.idle.len() < MAX_IDLE {
             slot.idle.push(IdleConnection { connection, peer, timer, idle_since: Instant::now() });
@@ -97,7 +98,7 @@ impl Pool {
 
     /// Shares the HTTP/2 connection of a stream with subsequent requests.
     pub(super) fn share(self: &Arc<Self>, upstream: &Arc<Upstream>, stream: &Http2Stream, is_stream: bool) {
-        let mut pool = self.lock();
+        let mut pool = self.0.lock();
         let slot = pool.slot(upstream);
         slot.http2.extend(stream.connection(is_stream));
         slot.is_http1_only = false;
@@ -106,7 +107,7 @@ impl Pool {
 
     /// Returns `true` while the limit of streams of a new HTTP/2 connection is unknown.
     pub(super) fn awaits_settings(&self, upstream: &Upstream, is_stream: bool, now: Instant) -> bool {
-        let pool = self.lock();
+        let pool = self.0.lock();
         let Some(slot) = pool.by_upstream.get(&upstream.id) else { return false };
         let mut connections = slot.http2.iter().filter(|http2| http2.is_for_streams == is_stream);
         connections.any(|http2| http2.awaits_settings(now))
@@ -114,17 +115,17 @@ impl Pool {
 
     /// Records that the upstream chose HTTP/1.1 although HTTP/2 was offered.
     pub(super) fn mark_http1_only(&self, upstream: &Arc<Upstream>) {
-        self.lock().slot(upstream).is_http1_only = true;
+        self.0.lock().slot(upstream).is_http1_only = true;
     }
 
     /// Returns `true` if the upstream chose HTTP/1.1 when it was last connected to.
     pub(super) fn is_http1_only(&self, upstream: &Arc<Upstream>) -> bool {
-        self.lock().slot(upstream).is_http1_only
+        self.0.lock().slot(upstream).is_http1_only
     }
 
     /// A lock held while an HTTP/2 connection is made, so that concurrent requests share one.
     pub(super) fn connect_lock(&self, upstream: &Arc<Upstream>) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(&self.lock().slot(upstream).connect_lock)
+        Arc::clone(&self.0.lock().slot(upstream).connect_lock)
     }
 
     /// Starts the task that closes idle connections, unless it runs. The task ends when the pool is empty.
@@ -137,15 +138,11 @@ impl Pool {
             loop {
                 tokio::time::sleep(REAP_INTERVAL).await;
                 let Some(pool) = pool.upgrade() else { return };
-                if !pool.lock().reap(Instant::now()) {
+                if !pool.0.lock().reap(Instant::now()) {
                     return;
                 }
             }
         });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PoolInner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

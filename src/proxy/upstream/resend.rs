@@ -4,13 +4,14 @@
 //! (RFC 9113, section 8.7). What has been sent is therefore kept until the response begins, up to a limit.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum_core::Error;
 use axum_core::body::Body;
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
+use parking_lot::Mutex;
 
 use crate::proxy::prefixed_body::PrefixedBody;
 use crate::proxy::stream_error::FramePoll;
@@ -41,7 +42,7 @@ pub(super) fn record(body: Body) -> (RecordedBody, ResendHandle) {
 impl ResendHandle {
     /// Takes the whole body back. Returns `None` if it exceeds the limit.
     pub(super) fn take_body(self) -> Option<Body> {
-        let mut recording = lock(&self.0);
+        let mut recording = self.0.lock();
         recording.is_taken = true;
         let body = recording.body.take();
         let frames = recording.frames.take()?;
@@ -51,7 +52,7 @@ impl ResendHandle {
 
 impl Drop for ResendHandle {
     fn drop(&mut self) {
-        lock(&self.0).frames = None;
+        self.0.lock().frames = None;
     }
 }
 
@@ -95,17 +96,13 @@ impl http_body::Body for RecordedBody {
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<Error> {
-        lock(&self.0).poll_frame(cx)
+        self.0.lock().poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        let recording = lock(&self.0);
+        let recording = self.0.lock();
         recording.body.is_none() && !recording.is_taken
     }
-}
-
-fn lock(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
-    recording.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Maximum number of bytes that are kept of a body: the initial window of a stream (RFC 9113, section 6.9.2).

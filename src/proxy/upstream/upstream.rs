@@ -1,8 +1,9 @@
 //! One upstream of a route, shared by all worker threads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::circuit_breaker::{CircuitBreaker, Failure, Transition};
@@ -88,7 +89,7 @@ impl Upstream {
     /// Logs that a field of a response was dropped, at most once a minute.
     pub(super) fn report_dropped_field(&self, name: &str) {
         let now = Instant::now();
-        let mut logged_at = self.dropped_field_logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged_at = self.dropped_field_logged_at.lock();
         if !log_interval::is_due(*logged_at, now) {
             return;
         }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use crate::client_info::client_network;
 
@@ -33,7 +33,7 @@ impl ClientConnections {
 
     /// Counts a connection; returns `false` if the client has `max` already, which depends on the number of clients.
     pub(super) fn try_add(&self, client: IpAddr, max: impl FnOnce(usize) -> usize) -> bool {
-        let mut counts = self.lock();
+        let mut counts = self.counts.lock();
         let held = counts.get(&client).copied().unwrap_or(0);
         let others = counts.len() - usize::from(held > 0);
         let is_allowed = held < max(others + 1);
@@ -44,15 +44,11 @@ impl ClientConnections {
     }
 
     pub(super) fn remove(&self, client: IpAddr) {
-        let mut counts = self.lock();
+        let mut counts = self.counts.lock();
         match counts.get_mut(&client) {
             Some(held) if *held > 1 => *held -= 1,
             _ => _ = counts.remove(&client),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,7 +67,7 @@ mod tests {
         for client in [one, other, other] {
             clients.remove(client);
         }
-        assert!(clients.lock().is_empty());
+        assert!(clients.counts.lock().is_empty());
     }
 
     #[test]

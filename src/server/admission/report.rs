@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError, TryLockError};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::client::Client;
@@ -89,18 +89,16 @@ pub(crate) fn record(limit: Limit) {
 /// Unix socket.
 pub(crate) fn record_front_proxy(address: Option<IpAddr>) {
     // If another thread has the lock, a later request is recorded.
-    if let Ok(mut report) = REPORT.try_lock() {
+    if let Some(mut report) = REPORT.try_lock() {
         report.front_proxy = Some(FrontProxy(address));
     }
 }
 
 fn record_with(limit: Limit, holder: impl FnOnce() -> Option<Holder>) {
     limit.count();
-    match REPORT.try_lock() {
-        Ok(mut report) => report.add(limit, holder()),
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().add(limit, holder()),
-        // Another thread records a refusal. The metric counts both, and the log names the most frequent.
-        Err(TryLockError::WouldBlock) => {}
+    // If another thread has the lock, it records a refusal. The metric counts both, and the log names the most frequent.
+    if let Some(mut report) = REPORT.try_lock() {
+        report.add(limit, holder());
     }
 }
 
@@ -109,7 +107,7 @@ fn record_with(limit: Limit, holder: impl FnOnce() -> Option<Holder>) {
 /// The registries of the server call it about once a second, so that the line belongs to no request.
 pub(in crate::server) fn flush() {
     let now = Instant::now();
-    let mut report = REPORT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut report = REPORT.lock();
     let line = report.take_line(now);
     let front_proxy = report.take_front_proxy(now);
     drop(report);

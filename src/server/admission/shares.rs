@@ -6,9 +6,10 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use foldhash::quality::RandomState;
+use parking_lot::Mutex;
 
 use super::client::Client;
 use super::report::{self, Holder, Limit};
@@ -190,7 +191,7 @@ impl ClientShares {
 
     fn look_up(&self, key: Key) -> Arc<ClientCounts> {
         let shard = &self.0.shards[key.fast_hash() / CACHE_SIZE % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(key)
+        shard.lock().get_or_insert(key)
     }
 }
 
@@ -457,7 +458,7 @@ mod tests {
         for number in 0..100_000 {
             drop(shares.try_begin(&address(number), false));
         }
-        let known: usize = shares.0.shards.iter().map(|shard| shard.lock().unwrap().counts.len()).sum();
+        let known: usize = shares.0.shards.iter().map(|shard| shard.lock().counts.len()).sum();
         assert!(known <= SHARDS * MIN_SWEEP_SIZE, "{known}");
     }
 }

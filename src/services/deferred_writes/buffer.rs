@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -91,7 +91,7 @@ impl Buffer {
         now: OffsetDateTime,
         interval: Duration,
     ) -> FlushNeeded {
-        if !self.lock().recently_used.insert(session, interval) {
+        if !self.pending.lock().recently_used.insert(session, interval) {
             return FlushNeeded(false);
         }
         self.update_batch(|batch| batch.add_session_use(session, UnwrittenUse { replays: 0, last: now }))
@@ -107,7 +107,7 @@ impl Buffer {
     /// Clients can send any number of them, so at most one entry per [`UNKNOWN_TOKEN_INTERVAL`] is
     /// kept.
     pub(super) fn push_unknown_token(&self, entry: AuditEntry) -> FlushNeeded {
-        let mut pending = self.lock();
+        let mut pending = self.pending.lock();
         let now = Instant::now();
         if pending.last_unknown_token.is_some_and(|last| now - last < UNKNOWN_TOKEN_INTERVAL) {
             return FlushNeeded(false);
@@ -119,7 +119,7 @@ impl Buffer {
 
     /// Takes as many audit entries as one store call writes.
     pub(super) fn take_audit(&self) -> Vec<AuditEntry> {
-        let entries = &mut self.lock().audit;
+        let entries = &mut self.pending.lock().audit;
         let count = entries.len().min(MAX_AUDIT_CHUNK);
         entries.drain(..count).collect()
     }
@@ -134,7 +134,7 @@ impl Buffer {
 
     /// Takes all uses of tokens and sessions.
     pub(super) fn take_batch(&self) -> Batch {
-        let mut pending = self.lock();
+        let mut pending = self.pending.lock();
         pending.flush_scheduled = false;
         mem::take(&mut pending.batch)
     }
@@ -151,7 +151,7 @@ impl Buffer {
 
     /// Leaves the flush to the next write, because there is no runtime to run it.
     pub(super) fn defer_flush(&self) {
-        self.lock().flush_scheduled = false;
+        self.pending.lock().flush_scheduled = false;
     }
 
     /// Number of writes dropped at capacity since the start.
@@ -160,7 +160,7 @@ impl Buffer {
     }
 
     fn update_batch(&self, update: impl FnOnce(&mut Batch)) -> FlushNeeded {
-        let mut pending = self.lock();
+        let mut pending = self.pending.lock();
         let batch = &mut pending.batch;
         if batch.token_uses.len() + batch.session_uses.len() < BATCH_CAPACITY {
             update(batch);
@@ -173,17 +173,13 @@ impl Buffer {
     /// Audit entries have a capacity of their own: a backlog of them must not displace confirmed
     /// uses, by which reuse is detected.
     fn update_audit(&self, update: impl FnOnce(&mut Vec<AuditEntry>)) -> FlushNeeded {
-        let mut pending = self.lock();
+        let mut pending = self.pending.lock();
         let entries = &mut pending.audit;
         update(entries);
         let excess = entries.len().saturating_sub(AUDIT_CAPACITY);
         entries.truncate(AUDIT_CAPACITY);
         self.dropped.fetch_add(excess as u64, Ordering::Relaxed);
         FlushNeeded(!mem::replace(&mut pending.flush_scheduled, true))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,12 +12,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Gauge, gauge};
+use parking_lot::{Condvar, Mutex};
 
 use crate::client_info::client_network;
 use crate::identity::SessionId;
@@ -119,7 +120,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut inner = self.queue.lock();
+        let mut inner = self.queue.inner.lock();
         if let Some(removed) = inner.waiting.remove(&self.rank) {
             inner.end_job(removed.caller);
             self.queue.report(&inner);
@@ -140,7 +141,7 @@ impl Queue {
 
     /// Adds a job. Returns `None` if the caller has too many, or the queue is full of better ones.
     pub(super) fn push(self: &Arc<Self>, caller: Caller, job: Job) -> Option<Ticket> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let rank = inner.next_rank(caller);
         // Also for a job without a place: otherwise a flood that is refused ranks like a client that is new.
         inner.add_use(caller, 1);
@@ -160,7 +161,7 @@ impl Queue {
 
     /// Waits for the next job. Returns `None` once the queue is closed.
     pub(super) fn pop(&self) -> Option<(Caller, Job)> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         loop {
             if inner.is_closed {
                 return None;
@@ -170,13 +171,13 @@ impl Queue {
                 self.report(&inner);
                 return Some((caller, job));
             }
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut inner);
         }
     }
 
     /// Records that a job has run.
     pub(super) fn finish(&self, caller: Caller) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.running -= 1;
         inner.end_job(caller);
         self.report(&inner);
@@ -184,12 +185,12 @@ impl Queue {
 
     /// Records a wrong password.
     pub(super) fn record_failure(&self, caller: Caller) {
-        self.lock().add_use(caller, FAILURE_COST);
+        self.inner.lock().add_use(caller, FAILURE_COST);
     }
 
     /// Drops all waiting jobs and ends the threads.
     pub(super) fn close(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.is_closed = true;
         inner.waiting.clear();
         self.changed.notify_all();
@@ -197,17 +198,13 @@ impl Queue {
 
     /// Returns the number of jobs that can be added.
     pub(super) fn free(&self) -> usize {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         self.capacity.saturating_sub(inner.running + inner.waiting.len())
     }
 
     fn report(&self, inner: &Inner) {
         self.queued.set(to_f64(inner.waiting.len()));
         self.running.set(to_f64(inner.running));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -315,7 +312,7 @@ mod tests {
     }
 
     fn order(queue: &Queue) -> Vec<Caller> {
-        let waiting = queue.lock().waiting.len();
+        let waiting = queue.inner.lock().waiting.len();
         (0..waiting).filter_map(|_| queue.pop()).map(|(caller, _)| caller).collect()
     }
 
@@ -358,7 +355,7 @@ mod tests {
             assert_eq!(tickets.len(), expected, "{caller:?}");
             drop(tickets);
             assert_eq!(queue.free(), 8);
-            assert!(queue.lock().jobs.is_empty());
+            assert!(queue.inner.lock().jobs.is_empty());
         }
     }
 
@@ -397,7 +394,7 @@ mod tests {
         for number in 0..40_000 {
             queue.record_failure(session(number));
         }
-        assert!(queue.lock().recent_use.len() <= MAX_CALLERS);
+        assert!(queue.inner.lock().recent_use.len() <= MAX_CALLERS);
     }
 
     #[test]

@@ -26,7 +26,7 @@ async fn watch(fixture: &TokensFixture, client: &TestClient) -> JoinHandle<Sessi
 }
 
 fn watched_sessions(fixture: &TokensFixture) -> usize {
-    fixture.tokens.revocations().watchers().lock().len()
+    fixture.tokens.revocations().watchers().senders.lock().len()
 }
 
 #[tokio::test(start_paused = true)]
