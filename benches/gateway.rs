@@ -116,7 +116,7 @@ fn jsonwebtoken_s_own(material: &KeyMaterial, token: String) -> impl FnMut(&mut 
         roles: Vec<String>,
     }
     crypto::install();
-    let key = DecodingKey::from_secret(material.signing.expose_secret());
+    let key = must(DecodingKey::from_secret(material.signing.expose_secret()));
     let mut validation = Validation::new(jsonwebtoken::Algorithm::HS256);
     validation.set_audience(&["sekisho"]);
     validation.set_issuer(&["sekisho"]);
