@@ -5,7 +5,6 @@ use std::fmt;
 
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
-use url::form_urlencoded::byte_serialize;
 
 /// A path of the public origin with its query, to which a browser may be redirected.
 ///
@@ -42,12 +41,6 @@ impl Next {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns the value as it stands in the query of a URL.
-    #[must_use]
-    pub fn to_query_value(&self) -> String {
-        byte_serialize(self.0.as_bytes()).collect()
     }
 }
 
@@ -177,11 +170,6 @@ mod tests {
         }
         assert_eq!(Next::parse("/sign-in", "/"), Next::ROOT);
         assert_eq!(Next::parse("/a%20b/sign-in", "/a%20b"), Next::ROOT);
-    }
-
-    #[test]
-    fn query_value_is_encoded_once() {
-        assert_eq!(parse("/a?b=c&d=%20").to_query_value(), "%2Fa%3Fb%3Dc%26d%3D%2520");
     }
 
     proptest! {
