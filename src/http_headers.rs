@@ -161,6 +161,11 @@ fn is_port_suffix(suffix: &[u8]) -> bool {
     number.is_some()
 }
 
+/// Returns `true` for a character of a token, such as the name of a header or a cookie (RFC 9110 section 5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Returns `true` if all characters of a header name are those of a token (RFC 9110 section 5.6.2).
 ///
 /// The names that [`HeaderName`] takes from HTTP/2 may contain a quote too.

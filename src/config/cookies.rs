@@ -3,6 +3,7 @@
 use super::error::ConfigError;
 use super::raw::RawSettings;
 use super::server::Server;
+use crate::http_headers::is_token_byte;
 use crate::layer::SameSite;
 
 /// The session cookies: `[cookies]`. They are always `HttpOnly`, with `Path=/` and without `Domain`.
@@ -79,9 +80,7 @@ fn name(settings: &RawSettings, key: &str, plain: &str, secure: bool) -> Result<
     let Some(name) = settings.text(key)? else {
         return Ok(if secure { format!("__Host-{plain}") } else { plain.to_owned() });
     };
-    // A token of HTTP (RFC 6265 section 4.1.1).
-    let is_legal = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(is_legal) {
+    if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(is_token_byte) {
         let problem = format!("expected a cookie name of at most {MAX_NAME_LEN} letters, digits and -_.");
         return Err(settings.invalid(key, problem));
     }

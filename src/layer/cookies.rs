@@ -7,7 +7,7 @@ pub use cookie::SameSite;
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use time::OffsetDateTime;
 
-use crate::http_headers::{cookie_pairs, cookie_value, split_pairs};
+use crate::http_headers::{cookie_pairs, cookie_value, is_token_byte, split_pairs};
 
 /// Names and attributes of the two session cookies.
 ///
@@ -203,7 +203,7 @@ impl CookiePolicy {
 
     fn check(&self) -> Result<(), CookiePolicyError> {
         for name in self.names() {
-            if name.is_empty() || !name.bytes().all(is_name_octet) {
+            if name.is_empty() || !name.bytes().all(is_token_byte) {
                 return Err(CookiePolicyError::IllegalName(name.to_owned()));
             }
             if !self.secure && has_secure_prefix(name) {
@@ -334,11 +334,6 @@ fn is_token(value: &[u8]) -> bool {
     let visible = |octet: u8| octet.is_ascii_graphic() & (octet != b';');
     let all_visible = value.iter().fold(true, |all, &octet| all & visible(octet));
     !value.is_empty() && all_visible && memchr::memchr3(b'"', b',', b'\\', value).is_none()
-}
-
-/// Returns `true` for a `tchar` (RFC 9110 section 5.6.2).
-fn is_name_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
 }
 
 /// Returns `true` if browsers require `Secure` for the name. They ignore case (RFC 6265bis section 5.4).

@@ -93,21 +93,15 @@ const SETTING_PREFIX: &str = "tokens.key.";
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use time::OffsetDateTime;
 
     use super::*;
     use crate::services::keys::{Algorithm, KeyMaterial};
     use crate::services::memory::MemoryStore;
+    use crate::services::test_support::ring;
 
     fn material(number: u8) -> KeyMaterial {
         KeyMaterial::generate(number, Algorithm::Hs256, OffsetDateTime::UNIX_EPOCH).expect("random bytes")
-    }
-
-    fn ring(materials: &[&KeyMaterial]) -> KeyRing {
-        let keys = materials.iter().map(|material| SigningKey::new(material).expect("a key"));
-        KeyRing::new(keys.collect(), Duration::ZERO).expect("a ring")
     }
 
     /// B3: two replicas with different keys under one number.
@@ -115,18 +109,18 @@ mod tests {
     async fn key_that_differs_under_its_number_is_a_mismatch() {
         let store = MemoryStore::default();
         let (first, second) = (material(1), material(2));
-        register(&store, &ring(&[&first])).await.expect("recorded");
-        check(&store, &ring(&[&material(2)])).await.expect("an unknown number");
-        register(&store, &ring(&[&first, &second])).await.expect("recorded");
-        check(&store, &ring(&[&second])).await.expect("the same key");
-        for other in [ring(&[&first, &material(2)]), ring(&[&material(2)])] {
+        register(&store, &ring([&first])).await.expect("recorded");
+        check(&store, &ring([&material(2)])).await.expect("an unknown number");
+        register(&store, &ring([&first, &second])).await.expect("recorded");
+        check(&store, &ring([&second])).await.expect("the same key");
+        for other in [ring([&first, &material(2)]), ring([&material(2)])] {
             for result in [register(&store, &other).await, check(&store, &other).await] {
                 assert!(matches!(result, Err(KeyRegistryError::Mismatch(2))), "{result:?}");
             }
         }
         assert_eq!(last_number(&store, &store).await.expect("the store responds"), 2);
         forget(&store, 2).await.expect("deleted");
-        register(&store, &ring(&[&material(2)])).await.expect("recorded anew");
+        register(&store, &ring([&material(2)])).await.expect("recorded anew");
     }
 
     #[test]

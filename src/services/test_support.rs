@@ -249,7 +249,8 @@ fn key_material(number: u8, clock: &ManualClock) -> KeyMaterial {
     KeyMaterial::generate(number, Algorithm::Hs256, clock.now()).expect("random bytes")
 }
 
-fn ring<'m>(materials: impl IntoIterator<Item = &'m KeyMaterial>) -> KeyRing {
+/// Returns a ring of keys that sign as soon as they are known.
+pub(super) fn ring<'m>(materials: impl IntoIterator<Item = &'m KeyMaterial>) -> KeyRing {
     let keys = materials.into_iter().map(|material| SigningKey::new(material).expect("a key"));
     KeyRing::new(keys.collect(), Duration::ZERO).expect("a ring")
 }

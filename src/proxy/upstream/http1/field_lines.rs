@@ -1,5 +1,7 @@
 //! Field lines that recipients have to tolerate in responses (RFC 9112, section 5.1).
 
+use crate::http_headers::is_token_byte;
+
 /// A head or trailer section with its tolerable field lines repaired.
 pub(super) struct Repaired {
     pub(super) bytes: Vec<u8>,
@@ -49,11 +51,6 @@ impl Repaired {
         self.bytes.extend_from_slice(if is_visible { trimmed } else { name });
         self.bytes.extend_from_slice(value);
     }
-}
-
-/// Returns `true` for a character of a token (RFC 9110, section 5.6.2).
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Number of bytes of a dropped name that are logged.
