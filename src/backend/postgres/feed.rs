@@ -20,8 +20,9 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, FromRow};
 use time::OffsetDateTime;
+use time::macros::datetime;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::address::Address;
@@ -121,8 +122,41 @@ impl Feed {
     pub(super) async fn fetch(&self, since: EndedSince) -> Result<(Vec<FeedRow>, Duration), sqlx::Error> {
         let called_at = Instant::now();
         let mut state = self.state.lock().await;
+        let connection = self.connection(&mut state).await?;
+        let (rows, opened_at) = self.fetch_on(connection, &mut state, since).await?;
+        Ok((rows, called_at.saturating_duration_since(opened_at)))
+    }
+
+    /// Checks that the host name leads to the known primary, by a connection that is opened after `asked_at`.
+    ///
+    /// Callers share connections, of which one is opened within [`MAX_CONNECTION_AGE`].
+    pub(super) async fn check_since(&self, asked_at: Instant) -> Result<(), sqlx::Error> {
+        loop {
+            let mut state = self.state.lock().await;
+            let Some(opened_at) = state.connection.as_ref().map(|last| last.opened_at) else {
+                let connection = self.connect().await?;
+                return self.fetch_on(connection, &mut state, EndedSince::time(END_OF_TIME)).await.map(drop);
+            };
+            if opened_at >= asked_at {
+                return Ok(());
+            }
+            drop(state);
+            sleep_until(opened_at + MAX_CONNECTION_AGE).await;
+            let mut state = self.state.lock().await;
+            if let Some(last) = state.connection.take_if(|last| last.opened_at == opened_at) {
+                last.close().await;
+            }
+        }
+    }
+
+    /// Reads the feed on a connection, which is kept if it leads to the primary.
+    async fn fetch_on(
+        &self,
+        mut connection: FeedConnection,
+        state: &mut FeedState,
+        since: EndedSince,
+    ) -> Result<(Vec<FeedRow>, Instant), sqlx::Error> {
         // If the caller gives up, the connection is dropped with this future.
-        let mut connection = self.connection(&mut state).await?;
         let rows = match self.query(&mut connection.raw, since, state.has_identity).await {
             Err(error) if state.has_identity && is_unsupported(&error) => {
                 connection = self.connect().await?;
@@ -137,10 +171,10 @@ impl Feed {
             }
             rows => rows?,
         };
-        self.check(&mut state, rows.first().ok_or(sqlx::Error::RowNotFound)?)?;
-        let age = called_at.saturating_duration_since(connection.opened_at);
+        self.check(state, rows.first().ok_or(sqlx::Error::RowNotFound)?)?;
+        let opened_at = connection.opened_at;
         state.connection = Some(connection);
-        Ok((rows, age))
+        Ok((rows, opened_at))
     }
 
     /// Closes the connection.
@@ -267,6 +301,9 @@ const LIST_ENDED_SINCE: &str = list_ended_since!(
 
 /// For databases that are compatible with PostgreSQL, but have no WAL of their own.
 const LIST_ENDED_SINCE_WITHOUT_IDENTITY: &str = list_ended_since!("NULL::bigint", "NULL::text");
+
+/// No session ends after it.
+const END_OF_TIME: OffsetDateTime = datetime!(9999-12-31 0:00 UTC);
 
 /// Maximum age of a connection at the start of a poll. Less than the poll interval, so that each poll has a
 /// new one, except those that follow at once, as after a notification.

@@ -48,7 +48,7 @@ use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{Connection, Executor, Postgres, Row};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use self::address::Address;
 use self::feed::Feed;
@@ -138,6 +138,22 @@ impl PostgresStore {
             listen_address: listen.or_else(|| (!options.transaction_pooling).then(|| database.clone())),
             changes: changes.clone(),
         })
+    }
+
+    /// Begins a statement whose result may be that a row is missing. Pass the returned value to
+    /// [`check_primary`](Self::check_primary) if it is.
+    fn primary_check(&self) -> PrimaryCheck {
+        PrimaryCheck { changes: self.changes.count(), asked_at: Instant::now() }
+    }
+
+    /// Returns an error unless the host name still leads to the server that responded.
+    ///
+    /// Right after a failover, a connection may lead to the former primary, which lacks the sessions that began since.
+    /// Such a session would count as ended for a refresh, and a sign-out would have no effect.
+    async fn check_primary(&self, check: PrimaryCheck) -> Result<(), StoreError> {
+        self.feed.check_since(check.asked_at).await?;
+        let is_unchanged = self.changes.count() == check.changes;
+        is_unchanged.then_some(()).ok_or_else(|| StoreError::unavailable(ServerChanged))
     }
 
     /// Runs a write of one statement in a transaction. Returns the number of changed rows.
@@ -243,6 +259,17 @@ impl Database for PostgresStore {
         self.pool.close().await;
     }
 }
+
+/// The state at the beginning of a statement. See [`PostgresStore::check_primary`].
+#[derive(Clone, Copy, Debug)]
+struct PrimaryCheck {
+    changes: u64,
+    asked_at: Instant,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the database server changed during the statement")]
+struct ServerChanged;
 
 /// A statement with its parameters.
 type Statement<'q> = Query<'q, Postgres, PgArguments>;

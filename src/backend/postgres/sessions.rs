@@ -53,7 +53,11 @@ impl SessionStore for PostgresStore {
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let asked_at = self.primary_check();
         let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.pool).await?;
+        if row.is_none() {
+            self.check_primary(asked_at).await?;
+        }
         row.map(Session::try_from).transpose()
     }
 
@@ -80,14 +84,22 @@ impl SessionStore for PostgresStore {
     }
 
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
-        with_write_timeout(async {
+        let asked_at = self.primary_check();
+        let (ended, is_known) = with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
             let ended = terminate(&mut tx, id, termination).await?;
+            // The commit of this write also waits until the earlier end of the session has reached the standby.
+            let is_known =
+                ended || sqlx::query(TOUCH).bind(id.0).execute(&mut tx).await?.rows_affected() == 1;
             tx.commit().await?;
             notify_replicas(&self.pool, ended).await;
-            Ok(ended)
+            Ok((ended, is_known))
         })
-        .await
+        .await?;
+        if !is_known {
+            self.check_primary(asked_at).await?;
+        }
+        Ok(ended)
     }
 
     async fn end_session_list(
@@ -427,6 +439,9 @@ const TERMINATE: &str = concat!(
     audit_end_columns!(),
     ") SELECT $1, $2, user_id, id, $3, generation, $4, $5, $6, address, user_agent FROM ended"
 );
+
+/// Writes a row without a change.
+const TOUCH: &str = "UPDATE myapi.sessions SET end_reason = end_reason WHERE id = $1";
 
 /// Locks rows in the order of their ids. Skips rows that another replica has locked.
 const TERMINATE_EXPIRED: &str = concat!(
