@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::config::{ForwardedHeader, Origin};
 use crate::http_headers::{
     X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_REAL_IP, find_value,
-    is_valid_host, list_elements, split_list,
+    is_valid_host, list_elements,
 };
 use crate::proxy::{Forwarded, ForwardedPrefix};
 use crate::server::{Peer, TlsConnection, UnixPeer};
@@ -202,8 +202,7 @@ impl TrustedProxies {
         if !self.headers.contains(&ForwardedHeader::XForwardedPrefix) {
             return None;
         }
-        let prefixes =
-            list_elements(headers, &X_FORWARDED_PREFIX).filter_map(|prefix| str::from_utf8(prefix).ok());
+        let prefixes = list_elements(headers, &X_FORWARDED_PREFIX).map(readable);
         let joined: String = prefixes.map(|prefix| prefix.trim_end_matches('/')).collect();
         ForwardedPrefix::new(&joined)
     }
@@ -262,17 +261,46 @@ fn agreed<T: PartialEq>([first, second]: [Option<T>; 2]) -> Option<T> {
 }
 
 fn list_elements_rev(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(name).iter().rev().filter_map(|line| line.to_str().ok());
-    lines
-        .flat_map(|line| split_list(line.as_bytes()).rev())
-        .filter_map(|element| str::from_utf8(element).ok())
-        .filter(|element| !element.is_empty())
+    let has_quotes = name == FORWARDED;
+    let lines = headers.get_all(name).iter().rev();
+    let elements = lines.flat_map(move |line| split_rev(line.as_bytes(), b',', has_quotes));
+    elements.map(readable).filter(|element| !element.is_empty())
+}
+
+/// Splits at separators outside quoted strings (RFC 9110, section 5.6.4), beginning with the last part. Parts are
+/// trimmed.
+///
+/// The last element is that of a trusted proxy. It may quote text of the client, such as the host. The client may have
+/// sent the elements before it, with quotes that are not closed.
+fn split_rev(text: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut is_quoted = false;
+        let is_separator = |at: &usize| {
+            is_quoted ^= has_quotes && text[*at] == b'"' && !is_escaped(text, *at);
+            text[*at] == separator && !is_quoted
+        };
+        let at = (0..text.len()).rev().find(is_separator);
+        rest = at.map(|at| &text[..at]);
+        Some(text[at.map_or(0, |at| at + 1)..].trim_ascii())
+    })
+}
+
+/// Returns `true` if an odd number of backslashes precedes the byte.
+fn is_escaped(text: &[u8], at: usize) -> bool {
+    text[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+}
+
+/// Returns the text of a list element, or one that means nothing if the element is not ASCII.
+fn readable(element: &[u8]) -> &str {
+    str::from_utf8(element).ok().filter(|element| element.is_ascii()).unwrap_or("?")
 }
 
 /// Returns a parameter of a `Forwarded` element (RFC 7239, section 4).
 fn parameter<'h>(element: &'h str, name: &str) -> Option<&'h str> {
-    element.split(';').find_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
+    split_rev(element.as_bytes(), b';', true).find_map(|pair| {
+        let (key, value) = str::from_utf8(pair).ok()?.split_once('=')?;
         key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
     })
 }
@@ -416,6 +444,54 @@ mod tests {
             (info.client.expect("an address").to_string().as_str(), info.https, info.host),
             ("10.0.0.1", None, Some("a"))
         );
+    }
+
+    /// A client hid its address behind that of the proxy with a byte that is not ASCII.
+    #[test]
+    fn unreadable_elements_do_not_hide_those_after_them() {
+        let proxies = trusted(&ForwardedHeader::ALL);
+        let peer = "10.0.0.1".parse().expect("an address");
+        for (name, value, expected) in [
+            ("x-forwarded-for", &b"1.1.1.1, \xff, 192.0.2.7"[..], "192.0.2.7"),
+            ("x-forwarded-for", b"1.1.1.1, \xff, 10.0.0.2", "10.0.0.2"),
+            ("x-forwarded-for", b"1.1.1.1, \xff", "10.0.0.1"),
+            ("forwarded", b"for=1.1.1.1, for=\xc2\xa0, for=192.0.2.7", "192.0.2.7"),
+            ("forwarded", b"for=\"1.1.1.1, for=192.0.2.7", "192.0.2.7"),
+        ] {
+            let value = HeaderValue::from_bytes(value).expect("a value");
+            let mut headers = headers(&[(name, "2.2.2.2")]);
+            headers.append(name, value);
+            let info = proxies.resolve(Some(peer), &headers);
+            assert_eq!(info.client.expect("an address").to_string(), expected, "{name}");
+        }
+        let prefix = HeaderValue::from_bytes(b"/a, /\xff, /b").expect("a value");
+        let headers = [(X_FORWARDED_PREFIX, prefix)].into_iter().collect();
+        assert!(proxies.resolve(Some(peer), &headers).prefix.is_none());
+    }
+
+    /// Text of the client within a quoted string was read as parameters, among them another address.
+    #[test]
+    fn quoted_strings_of_a_proxy_have_no_parameters() {
+        let hosts = [
+            "a;for=1.1.1.1",
+            "a,for=1.1.1.1",
+            "a;for=1.1.1.1;x",
+            "a\\\",for=1.1.1.1",
+            "a\\\";for=1.1.1.1;b=\\\"",
+        ];
+        for host in hosts {
+            for element in [
+                format!("host=\"{host}\"; for=192.0.2.7;proto=https"),
+                format!("for=192.0.2.7;proto=https;host=\"{host}\""),
+            ] {
+                let value =
+                    HeaderValue::try_from(format!("for=2.2.2.2;host=\"b, {element}")).expect("a value");
+                let headers = [(FORWARDED, value)].into_iter().collect();
+                let info = trusted(&ForwardedHeader::ALL).resolve("10.0.0.1".parse().ok(), &headers);
+                assert_eq!(info.client.expect("an address").to_string(), "192.0.2.7", "{element}");
+                assert_eq!(info.https, Some(true), "{element}");
+            }
+        }
     }
 
     /// C20: a host from a trusted proxy was not checked.
