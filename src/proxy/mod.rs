@@ -39,7 +39,7 @@
 //! - An empty body is forwarded as none. Any other body of `GET`, `HEAD`, `DELETE` or `OPTIONS` goes to an HTTP/1.1
 //!   upstream on a connection of its own, with `Connection: close` ([`empty_body`]).
 //! - Other spellings of framing headers, such as `Transfer_Encoding`, are not forwarded.
-//! - Any other transfer coding is rejected with 501, or 502 in a response, since hyper does not decode it.
+//! - Any other transfer coding is rejected with 501, since hyper does not decode it, or 502 in a response with a body.
 //! - A `Content-Length` that is repeated or has leading zeros is forwarded as one canonical number.
 //! - Interim responses are not forwarded. The gateway sends `100 Continue` itself when the body is read.
 //! - A request head that does not arrive in time closes the connection without a response.

@@ -103,8 +103,9 @@ impl ChunkedState {
 }
 
 fn take_chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>, Http1Error> {
-    let Some(end) = memchr::memchr(b'\n', buffer) else {
-        return if buffer.len() > MAX_CHUNK_SIZE_LINE { Err(Http1Error::Chunk) } else { Ok(None) };
+    let start = &buffer[..buffer.len().min(MAX_CHUNK_SIZE_LINE)];
+    let Some(end) = memchr::memchr(b'\n', start) else {
+        return if start.len() == MAX_CHUNK_SIZE_LINE { Err(Http1Error::Chunk) } else { Ok(None) };
     };
     parse_chunk_size(&buffer.split_to(end + 1)).ok_or(Http1Error::Chunk).map(Some)
 }
@@ -116,7 +117,8 @@ fn parse_chunk_size(line: &[u8]) -> Option<u64> {
     let line = line.strip_suffix(b"\r\n")?;
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(end);
-    let is_extension = matches!(rest.trim_ascii_start(), [] | [b';', ..]) && !rest.contains(&b'\r');
+    let first = rest.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    let is_extension = first.is_none_or(|byte| *byte == b';') && !rest.contains(&b'\r');
     // Fails if there are no digits, or more than 64 bits.
     let size = u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
     is_extension.then_some(size)
@@ -131,8 +133,8 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error>
         Err(Http1Error::Head(httparse::Error::HeaderName)) => repair_trailers(buffer)?,
         parsed => parsed?,
     };
-    let Some((trailers, length)) = parsed else {
-        return if buffer.len() > MAX_TRAILERS_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
+    let Some((trailers, length)) = parsed.filter(|(_, length)| *length <= MAX_TRAILERS_SIZE) else {
+        return if buffer.len() >= MAX_TRAILERS_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
     };
     drop(buffer.split_to(length));
     Ok(Some(trailers))
@@ -165,7 +167,7 @@ fn parse_trailers(buffer: &[u8]) -> Result<Option<(HeaderMap, usize)>, Http1Erro
     Ok(Some((trailers, length)))
 }
 
-/// Maximum length of a chunk's size with its extensions, in bytes.
+/// Maximum length of a line with a chunk's size and its extensions, in bytes.
 const MAX_CHUNK_SIZE_LINE: usize = 4 * 1024;
 /// Maximum size of all trailers, in bytes.
 const MAX_TRAILERS_SIZE: usize = 16 * 1024;
@@ -218,7 +220,14 @@ mod tests {
     #[test]
     fn malformed_chunk_is_an_error() {
         let sizes = ["\r\n", "zz\r\n", "-1\r\n", "+1\r\nx\r\n", "0x1\r\nx\r\n", " 1\r\nx\r\n", " \r\n"];
-        let size_lines = ["1\nx\r\n", "1\rx\r\n", "1 x\r\nx\r\n", "10000000000000000\r\nx\r\n"];
+        let size_lines = [
+            "1\nx\r\n",
+            "1\rx\r\n",
+            "1 x\r\nx\r\n",
+            "10000000000000000\r\nx\r\n",
+            "1\x0c\r\nx\r\n",
+            "1 \x0c;a\r\nx\r\n",
+        ];
         let extensions = [";x\r\n", "1;\r;\r\nx\r\n"];
         let chunk_ends = ["1\r\nxx\r\n", "1\r\nx\n0\r\n\r\n", "1\r\nx0\r\n\r\n"];
         let trailers = ["0\r\n\n", "0\r\nX-Sum: 7\n\r\n", "0\r\nno field\r\n\r\n", "0\r\n folded: 1\r\n\r\n"];
@@ -234,6 +243,22 @@ mod tests {
         }
         let endless = [b"1;".as_slice(), &[b'x'; MAX_CHUNK_SIZE_LINE]].concat();
         assert!(matches!(decode(&endless, 1), Err(Http1Error::Chunk)));
+    }
+
+    #[test]
+    fn limits_do_not_depend_on_how_bytes_arrive() {
+        let size_line = |length: usize| format!("0;{}\r\n\r\n", "x".repeat(length - 4));
+        let trailers = |length: usize| format!("0\r\nA: {}\r\n\r\n", "x".repeat(length - 7));
+        for (body, limit) in
+            [(&size_line as &dyn Fn(usize) -> String, MAX_CHUNK_SIZE_LINE), (&trailers, MAX_TRAILERS_SIZE)]
+        {
+            let longest = body(limit);
+            let too_long = body(limit + 1);
+            for split in [0, 1, longest.len() - 3, longest.len()] {
+                assert!(decode(longest.as_bytes(), split).is_ok(), "{split}");
+                assert!(decode(too_long.as_bytes(), split).is_err(), "{split}");
+            }
+        }
     }
 
     #[test]

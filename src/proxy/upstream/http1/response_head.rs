@@ -49,7 +49,8 @@ pub(super) fn parse_response_head(
 
 /// Parses a head with field lines that are malformed, but tolerable.
 fn parse_repaired(buffer: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Http1Error> {
-    let Some(Repaired { bytes, length, dropped }) = repair(buffer, true) else {
+    let repaired = repair(buffer, true).filter(|repaired| repaired.length <= MAX_HEAD_SIZE);
+    let Some(Repaired { bytes, length, dropped }) = repaired else {
         return if buffer.len() >= MAX_HEAD_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
     };
     drop(buffer.split_to(length));
@@ -65,9 +66,9 @@ fn parse_strictly(buffer: &mut BytesMut, method: &Method) -> Result<Option<Respo
     let mut parsed = httparse::Response::new(&mut []);
     let parser = ParserConfig::default();
     let length = match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields)? {
-        Status::Complete(length) => length,
-        Status::Partial if buffer.len() >= MAX_HEAD_SIZE => return Err(Http1Error::TooLarge),
-        Status::Partial => return Ok(None),
+        Status::Complete(length) if length <= MAX_HEAD_SIZE => length,
+        _ if buffer.len() >= MAX_HEAD_SIZE => return Err(Http1Error::TooLarge),
+        _ => return Ok(None),
     };
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
     let status = status.map_err(|_| httparse::Error::Status)?;
@@ -94,7 +95,9 @@ fn parse_strictly(buffer: &mut BytesMut, method: &Method) -> Result<Option<Respo
         headers.append(name, value.map_err(|_| httparse::Error::HeaderValue)?);
     }
     let decoder = framing.decoder(method, status, is_http10)?;
-    let keep_alive = framing.keep_alive(is_http10) && decoder != BodyDecoder::UntilClose;
+    // The connection has another protocol after a 101 response (RFC 9110, section 15.2.2).
+    let ends_connection = is_switching || decoder == BodyDecoder::UntilClose;
+    let keep_alive = framing.keep_alive(is_http10) && !ends_connection;
     if !is_switching {
         framing.normalize(&mut headers);
     }
@@ -129,6 +132,8 @@ struct FramingHeaders {
     /// Fields that `Connection` names, besides the standard hop-by-hop fields.
     connection_fields: Vec<HeaderName>,
     is_chunked: bool,
+    /// True if there is a transfer coding besides `chunked`, or more than one.
+    has_other_coding: bool,
     content_length: Option<u64>,
     /// True if `Content-Length` is repeated, or not in canonical form.
     needs_canonical_length: bool,
@@ -149,7 +154,7 @@ impl FramingHeaders {
             "transfer-encoding" if !self.is_chunked && value.eq_ignore_ascii_case(b"chunked") => {
                 self.is_chunked = true;
             }
-            "transfer-encoding" => return Err(Http1Error::Coding),
+            "transfer-encoding" => self.has_other_coding = true,
             name if hop_by_hop::is_framing(name) => {}
             _ => return Ok(HeaderScope::EndToEnd),
         }
@@ -195,9 +200,9 @@ impl FramingHeaders {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || *method == Method::HEAD;
         Ok(match self.content_length {
-            // HTTP/1.0 has no transfer codings (RFC 9112, section 6.1).
-            _ if self.is_chunked && is_http10 => return Err(Http1Error::Coding),
+            // Regardless of its fields.
             _ if is_bodiless => BodyDecoder::Length(0),
+            _ if self.has_faulty_coding(is_http10) => return Err(Http1Error::Coding),
             _ if self.is_chunked => BodyDecoder::Chunked(ChunkedState::default()),
             Some(length) => BodyDecoder::Length(length),
             None => BodyDecoder::UntilClose,
@@ -210,17 +215,27 @@ impl FramingHeaders {
     /// attempt at response splitting (RFC 9112, section 6.3).
     fn keep_alive(&self, is_http10: bool) -> bool {
         let is_requested = !self.has_close && (self.has_keep_alive || !is_http10);
-        let is_ambiguous = self.is_chunked && self.content_length.is_some();
-        is_requested && !is_ambiguous
+        let is_ambiguous = self.has_coding() && self.content_length.is_some();
+        is_requested && !is_ambiguous && !self.has_faulty_coding(is_http10)
+    }
+
+    fn has_coding(&self) -> bool {
+        self.is_chunked || self.has_other_coding
+    }
+
+    /// Returns `true` for codings other than `chunked`, and for those of HTTP/1.0, which has none (RFC 9112,
+    /// section 6.1).
+    fn has_faulty_coding(&self, is_http10: bool) -> bool {
+        self.has_other_coding || self.is_chunked && is_http10
     }
 
     /// Removes the fields that `Connection` names, and leaves at most one canonical `Content-Length`.
     fn normalize(self, headers: &mut HeaderMap) {
-        for name in self.connection_fields {
+        for name in &self.connection_fields {
             headers.remove(name);
         }
         match self.content_length {
-            Some(_) if self.is_chunked => _ = headers.remove(CONTENT_LENGTH),
+            Some(_) if self.has_coding() => _ = headers.remove(CONTENT_LENGTH),
             Some(length) if self.needs_canonical_length => _ = headers.insert(CONTENT_LENGTH, length.into()),
             _ => {}
         }
@@ -306,6 +321,14 @@ mod tests {
             let head = response_to(method, &format!("HTTP/1.1 {status} X\r\n{length}"));
             assert_eq!(head.decoder, BodyDecoder::Length(0), "{status}");
         }
+        for coding in ["gzip, chunked", "chunked\r\nTransfer-Encoding: chunked", "identity", ""] {
+            let fields = format!("Transfer-Encoding: {coding}\r\nContent-Length: 7\r\n\r\n");
+            for (method, status) in [(Method::HEAD, "HTTP/1.1 200"), (Method::GET, "HTTP/1.0 304")] {
+                let head = response_to(method, &format!("{status} X\r\n{fields}"));
+                assert_eq!((head.decoder, head.keep_alive), (BodyDecoder::Length(0), false), "{coding}");
+                assert!(head.response.headers().is_empty(), "{coding}");
+            }
+        }
         assert!(response_to(Method::GET, "HTTP/1.1 103 Early Hints\r\n\r\n").is_interim());
         assert!(!response_to(Method::GET, "HTTP/1.1 101 Switching Protocols\r\n\r\n").is_interim());
     }
@@ -319,6 +342,8 @@ mod tests {
             ("HTTP/1.0 204 X\r\n\r\n", false),
             ("HTTP/1.0 204 X\r\nConnection: Keep-Alive\r\n\r\n", true),
             ("HTTP/1.0 204 X\r\nConnection: keep-alive, close\r\n\r\n", false),
+            ("HTTP/1.0 304 X\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", false),
         ] {
             assert_eq!(response_to(Method::GET, head).keep_alive, keep_alive, "{head}");
         }
@@ -344,6 +369,15 @@ mod tests {
         let mut endless = BytesMut::from("HTTP/1.1 200 OK\r\nA: ");
         endless.resize(MAX_HEAD_SIZE, b'x');
         assert!(matches!(parse_response_head(&mut endless, &Method::GET), Err(Http1Error::TooLarge)));
+        // A head that arrives at once has the same limit.
+        for name in ["A:", "A :"] {
+            for (length, is_accepted) in [(MAX_HEAD_SIZE, true), (MAX_HEAD_SIZE + 1, false)] {
+                let start = format!("HTTP/1.1 200 OK\r\n{name}");
+                let head = format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
+                let parsed = parse_response_head(&mut BytesMut::from(&*head), &Method::GET);
+                assert_eq!(parsed.is_ok(), is_accepted, "{name} {length}");
+            }
+        }
         let many = "A: 1\r\n".repeat(MAX_FIELDS + 1);
         assert!(matches!(parse(&many), Err(Http1Error::Head(httparse::Error::TooManyHeaders))));
     }
