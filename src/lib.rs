@@ -116,6 +116,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod database_url;
+#[cfg(all(feature = "server", any(test, fuzzing)))]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod key_store;
 #[cfg(feature = "server")]

@@ -25,6 +25,8 @@ mod csrf_log;
 mod dispatcher;
 mod error;
 mod forward_auth;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod lifecycle;
 mod pages;
 mod proxy_stacks;

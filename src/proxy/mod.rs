@@ -105,6 +105,8 @@ mod empty_body;
 mod error;
 mod event_stream;
 mod forwarded;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod header_edits;
 mod header_policy;
 mod header_writer;

@@ -84,6 +84,8 @@ mod connection_context;
 mod connection_registry;
 mod connection_state;
 mod extensions;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod header_block;
 mod http2_executor;
 mod http2_input;

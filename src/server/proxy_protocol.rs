@@ -35,7 +35,7 @@ pub(super) async fn read_header<R: AsyncRead + Unpin>(
     timeout(time_limit, read_any_version(socket)).await?
 }
 
-async fn read_any_version<R: AsyncRead + Unpin>(
+pub(super) async fn read_any_version<R: AsyncRead + Unpin>(
     socket: &mut R,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     // Both versions have at least as many bytes.

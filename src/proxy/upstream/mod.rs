@@ -81,6 +81,8 @@ pub use self::settings::{HeaderCase, HealthCheck, UpstreamHttp, UpstreamSettings
 pub(super) use self::balancer::LoadBalancer;
 pub(super) use self::connection::UpstreamBody;
 pub(super) use self::health_check::run_health_checks;
+#[cfg(any(test, fuzzing))]
+pub(super) use self::http1::fuzzing;
 pub(super) use self::http1::{EMPTY_REASON, UpgradedConnection};
 pub(super) use self::lease::Lease;
 pub(super) use self::pool::Pool;

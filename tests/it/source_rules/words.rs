@@ -19,6 +19,8 @@ const TEXTS: &[&str] = &[
     "deploy",
     "docs",
     "examples",
+    "fuzz/Cargo.toml",
+    "fuzz/fuzz_targets",
     "scripts",
     "src",
     "tests",

@@ -34,6 +34,8 @@ mod connection;
 mod error;
 mod field_lines;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod header_case;
 mod io;
 mod request_head;
