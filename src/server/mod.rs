@@ -15,7 +15,9 @@
 //!    has not arrived is not counted while the service waits for it.
 //! 5. A request that is rejected goes to the service with [`Rejected`] in its extensions, if the service responds to
 //!    those. Otherwise the response is a problem.
-//! 6. Responses over TLS get a `Strict-Transport-Security` field, unless they have one.
+//! 6. If the service has not read the whole body, the rest is discarded as far as it has arrived (`unread_body.rs`).
+//!    If more is to come, an HTTP/1.1 response carries `Connection: close`, and the connection ends with it.
+//! 7. Responses over TLS get a `Strict-Transport-Security` field, unless they have one.
 //!
 //! An HTTP/1.1 connection that is idle for a second releases its buffers until the next request. A client
 //! that closes its connection before the response cancels its request: over TLS hyper reads ahead to detect
@@ -104,6 +106,7 @@ mod serve;
 mod service;
 mod socket;
 mod tls;
+mod unread_body;
 mod workers;
 
 pub use self::admission::{Client, ClientBusy, ClientShares, FreePlaces};

@@ -16,9 +16,13 @@ use super::request_place::RequestPlace;
 
 /// Request body that enforces its minimum rate and suspends the place of its request while it is awaited.
 ///
-/// It records whether it may still be read, which can be after the response.
+/// It records whether it may still be read, which can be after the response. If it is dropped before, the place
+/// receives what the service did not read.
 pub(super) struct RequestBody {
-    body: Incoming,
+    /// `None` only while it is dropped.
+    body: Option<Incoming>,
+    /// True once it has ended or failed.
+    is_over: bool,
     place: Arc<RequestPlace>,
     pace: Option<BodyPace>,
 }
@@ -26,7 +30,7 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(body: Incoming, place: Arc<RequestPlace>, pace: Option<BodyPace>) -> Self {
         place.context.state.set_body_pending(true);
-        Self { body, place, pace }
+        Self { body: Some(body), is_over: false, place, pace }
     }
 
     /// Fails once the body is too slow. The minimum rate applies until the response begins.
@@ -39,11 +43,19 @@ impl RequestBody {
             io::Error::new(io::ErrorKind::TimedOut, "request body arrived too slowly").into()
         })
     }
+
+    fn end(&mut self) {
+        self.is_over = true;
+        self.place.context.state.set_body_pending(false);
+    }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.place.resume();
+        if let Some(unread) = self.body.take().filter(|_| !self.is_over) {
+            self.place.set_unread(unread);
+        }
         self.place.context.state.set_body_pending(false);
     }
 }
@@ -57,7 +69,8 @@ impl HttpBody for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
             this.place.suspend();
             return this.poll_pace(cx).map(|error| Some(Err(error)));
         };
@@ -65,17 +78,18 @@ impl HttpBody for RequestBody {
         if let (Some(pace), Some(Ok(frame))) = (&mut this.pace, &frame) {
             pace.record(frame.data_ref().map_or(0, Bytes::len));
         }
-        if this.body.is_end_stream() {
-            this.place.context.state.set_body_pending(false);
+        let may_continue = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        if !may_continue || this.is_end_stream() {
+            this.end();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }

@@ -4,6 +4,9 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+
 use super::admission::{Held, ThreadAdmission};
 use super::connection_context::ConnectionContext;
 use crate::client_share::ClientShare;
@@ -18,6 +21,8 @@ pub(super) struct RequestPlace {
     state: AtomicU8,
     /// Owner of the request's part in the numbers of its client, if the service counts clients.
     request: OnceLock<RequestContext>,
+    /// The rest of a body that the service has dropped.
+    unread: Mutex<Option<Incoming>>,
 }
 
 impl RequestPlace {
@@ -27,7 +32,12 @@ impl RequestPlace {
             Held::Place => HELD,
             Held::Reserve => HELD_RESERVE,
         };
-        Self { context: Arc::clone(context), state: AtomicU8::new(state), request: OnceLock::new() }
+        Self {
+            context: Arc::clone(context),
+            state: AtomicU8::new(state),
+            request: OnceLock::new(),
+            unread: Mutex::default(),
+        }
     }
 
     /// Suspends the part in the numbers of a client together with the place.
@@ -64,6 +74,19 @@ impl RequestPlace {
         if let Some(held) = held_in(self.state.swap(RELEASED, Relaxed)) {
             self.admission().end_request(held);
         }
+    }
+
+    /// Keeps the rest of a body that the service has dropped, until the response begins.
+    ///
+    /// An HTTP/2 stream is reset instead.
+    pub(super) fn set_unread(&self, body: Incoming) {
+        if !self.is_released() && !self.context.state.is_http2() {
+            *self.unread.lock() = Some(body);
+        }
+    }
+
+    pub(super) fn take_unread(&self) -> Option<Incoming> {
+        self.unread.lock().take()
     }
 
     /// Returns `true` if the response has begun, or the request has ended.

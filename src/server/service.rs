@@ -9,7 +9,9 @@ use std::task::{Context, Poll, Waker, ready};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, STRICT_TRANSPORT_SECURITY,
+};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -29,6 +31,7 @@ use super::reject::{RejectReason, Rejected};
 use super::request_body::RequestBody;
 use super::request_head::check_and_normalize;
 use super::request_place::RequestPlace;
+use super::unread_body::UnreadBody;
 use crate::http_headers;
 use crate::response_abort::ResponseAbortHandle;
 
@@ -89,6 +92,7 @@ pin_project! {
     {
         Received { request: Option<(S, Request<Incoming>)> },
         Called { #[pin] response: ServiceFuture<S> },
+        Responded { response: Option<Response<Body>>, unread: UnreadBody },
     }
 }
 
@@ -109,17 +113,38 @@ impl<S: HttpService> Future for ResponseFuture<S> {
             let response = in_flight.call(service, request, *this.is_upgrade);
             this.state.set(RequestState::Called { response });
         }
-        let RequestStateProj::Called { response } = this.state.project() else { return Poll::Pending };
-        let mut response = ready!(response.poll(cx))?;
+        let in_flight = this.in_flight.as_mut();
+        let (mut response, is_body_read) = ready!(poll_response(this.state, in_flight, cx))?;
         if *this.is_http2_head {
             drop_body(&mut response);
         }
         let mut in_flight = this.in_flight.take();
         if let Some(in_flight) = &mut in_flight {
-            in_flight.on_response(&mut response);
+            in_flight.on_response(&mut response, is_body_read);
         }
         Poll::Ready(Ok(response.map(|body| TrackedBody { body, in_flight })))
     }
+}
+
+/// Polls the service, then discards what it has left of the body.
+///
+/// Returns the response, and `true` unless a part of the body is still to come.
+fn poll_response<S: HttpService>(
+    mut state: Pin<&mut RequestState<S>>,
+    in_flight: Option<&mut InFlightRequest>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(Response<Body>, bool), Infallible>> {
+    if let RequestStateProj::Called { response } = state.as_mut().project() {
+        let response = ready!(response.poll(cx))?;
+        let in_flight = in_flight.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
+        let Some(unread) = in_flight.and_then(InFlightRequest::take_unread) else {
+            return Poll::Ready(Ok((response, true)));
+        };
+        state.set(RequestState::Responded { response: Some(response), unread });
+    }
+    let RequestStateProj::Responded { response, unread } = state.project() else { return Poll::Pending };
+    let is_body_read = ready!(unread.poll_discard(cx));
+    response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok((response, is_body_read))))
 }
 
 /// Future of the service, which is boxed in the rare cases: the future of every request is moved to its task.
@@ -172,16 +197,27 @@ struct InFlightRequest {
     /// True if the request counts against the limit of open requests.
     is_open: bool,
     is_http10: bool,
+    /// True if the client sends the body after a 100 response.
+    expects_continue: bool,
     is_upgraded: bool,
+    /// Body of an HTTP/1.1 request that does not reach the service.
+    rejected_body: Option<Box<Incoming>>,
 }
 
 impl InFlightRequest {
     fn new(context: &Arc<ConnectionContext>, version: Version) -> Self {
         context.release_head();
         context.state.request_started();
-        let is_http10 = version == Version::HTTP_10;
-        let context = Arc::clone(context);
-        Self { context, held: None, place: None, is_open: false, is_http10, is_upgraded: false }
+        Self {
+            context: Arc::clone(context),
+            held: None,
+            place: None,
+            is_open: false,
+            is_http10: version == Version::HTTP_10,
+            expects_continue: false,
+            is_upgraded: false,
+            rejected_body: None,
+        }
     }
 
     /// Calls the service, unless there is no place for the request or its head is invalid.
@@ -191,6 +227,7 @@ impl InFlightRequest {
         mut request: Request<Incoming>,
         is_upgrade: bool,
     ) -> ServiceFuture<S> {
+        self.expects_continue = !request.body().is_end_stream() && request.headers().contains_key(EXPECT);
         let taken = self.take_places();
         let limits = &self.context.settings.limits;
         let checked = taken.and_then(|()| check_and_normalize(&mut request, limits));
@@ -211,15 +248,19 @@ impl InFlightRequest {
 
     /// Responds to a rejected request, by the service if that does so.
     fn reject<S: HttpService>(
-        &self,
+        &mut self,
         service: S,
         request: Request<Incoming>,
         reason: RejectReason,
     ) -> ServiceFuture<S> {
+        let (head, body) = request.into_parts();
+        if !self.context.state.is_http2() && !body.is_end_stream() {
+            self.rejected_body = Some(Box::new(body));
+        }
         if !self.context.passes_rejections {
             return Either::Right(Box::pin(ready(Ok(reason.response()))));
         }
-        let mut request = request.map(|_| Body::empty());
+        let mut request = Request::from_parts(head, Body::empty());
         self.insert_origin(&mut request);
         request.extensions_mut().insert(Rejected(reason));
         call_service(service, request, false)
@@ -252,7 +293,16 @@ impl InFlightRequest {
         Body::new(RequestBody::new(body, place, BodyPace::new(min_rate)))
     }
 
-    fn on_response(&mut self, response: &mut Response<Body>) {
+    /// Takes what the service did not read of an HTTP/1.1 body.
+    fn take_unread(&mut self) -> Option<UnreadBody> {
+        let unread = match &self.place {
+            Some(place) => place.take_unread(),
+            None => self.rejected_body.take().map(|body| *body),
+        };
+        unread.map(|body| UnreadBody::new(body, self.expects_continue))
+    }
+
+    fn on_response(&mut self, response: &mut Response<Body>, is_body_read: bool) {
         self.release();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.is_upgraded = true;
@@ -262,21 +312,29 @@ impl InFlightRequest {
         if let Some(handle) = response.extensions_mut().remove() {
             self.register_abort(&handle);
         }
-        let ends_with_connection = self.is_http10 && response.body().size_hint().exact().is_none();
+        let closes = self.closes_connection(response, is_body_read);
         let headers = response.headers_mut();
         if self.context.is_tls && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
             headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
         }
-        // HTTP/2 connections send a GOAWAY instead.
-        let state = &self.context.state;
-        let is_draining = state.is_close_requested(CloseMode::Drain) && !state.is_http2();
-        if is_draining || ends_with_connection {
+        if closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.is_http10 && http_headers::list_contains(headers, &CONNECTION, "close") {
             // In a response of version 1.1 hyper would replace it with `keep-alive` on request.
             *response.version_mut() = Version::HTTP_10;
         }
+    }
+
+    /// Returns `true` if the connection ends with this response, which announces that (RFC 9112 section 9.6).
+    ///
+    /// HTTP/2 connections send a GOAWAY instead.
+    fn closes_connection(&self, response: &Response<Body>, is_body_read: bool) -> bool {
+        let state = &self.context.state;
+        let is_draining = state.is_close_requested(CloseMode::Drain);
+        let has_length = !self.is_http10 || response.body().size_hint().exact().is_some();
+        let keeps_open = !is_draining && has_length && is_body_read && !state.is_body_pending();
+        !keeps_open && !state.is_http2()
     }
 
     /// Lets `handle` reset the HTTP/2 stream, or the whole HTTP/1.1 connection.

@@ -12,4 +12,5 @@ mod proxy_protocol;
 mod slow_clients;
 mod tls;
 mod unix_listener;
+mod unread_bodies;
 mod workers;
