@@ -30,7 +30,7 @@
 //!    been terminated meanwhile, and [`X-Session-Event`](layer::SESSION_EVENT_HEADER).
 //! 10. [`AccessLog`](telemetry::AccessLog): gets an entry once the response body has been sent.
 //!
-//! WebSockets and event streams are [closed](long_lived_streams::LongLivedStreams) when their session ends.
+//! WebSockets, event streams and gRPC streams are [closed](long_lived_streams::LongLivedStreams) when their session ends.
 //!
 //! # Threads
 //!

@@ -1,4 +1,4 @@
-//! Long-lived streams: tunnels and event streams that outlive the check of their session.
+//! Long-lived streams: tunnels, event streams and gRPC streams that outlive the check of their session.
 //!
 //! They are counted, and end when their session ends ([`SessionEndWatcher`]).
 
@@ -16,7 +16,7 @@ use crate::request_context::with_current_context;
 use crate::response_abort::ResponseAbortHandle;
 use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent};
 
-/// Registry of the long-lived streams of the gateway: WebSockets, other upgrades and event streams.
+/// Registry of the long-lived streams of the gateway: WebSockets, other upgrades, event streams and gRPC streams.
 ///
 /// Clones are cheap and refer to the same registry.
 #[derive(Clone, Default)]
@@ -40,7 +40,7 @@ impl LongLivedStreams {
     /// Closes every present and future WebSocket with code 1001 (going away) and ends those event streams that the
     /// gateway itself sends, for a graceful shutdown.
     ///
-    /// Other tunnels and the event streams of upstreams have no such message. They are drained like requests.
+    /// Other tunnels and the streams of upstreams have no such message. They are drained like requests.
     pub fn close_all(&self) {
         self.0.shutdown.send_replace(true);
     }
@@ -75,6 +75,8 @@ impl fmt::Debug for LongLivedStreams {
 pub(crate) enum StreamKind {
     /// A `text/event-stream` response of an upstream.
     Events,
+    /// A gRPC call that lasts.
+    Grpc,
     /// A response to `GET /auth/events`.
     SessionEvents,
     /// A tunnel of another protocol.
@@ -87,6 +89,7 @@ impl StreamKind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
+            Self::Grpc => "grpc",
             Self::SessionEvents => "session_events",
             Self::Upgrade => "upgrade",
             Self::WebSocket => "websocket",
@@ -118,7 +121,7 @@ impl Drop for StreamGauge {
     }
 }
 
-/// The end of an event stream, as the body of its response receives it.
+/// The end of a stream, as the body of its response receives it.
 ///
 /// A body is not polled while its client does not read. In that state the abort handle makes the server close the
 /// connection.

@@ -38,14 +38,23 @@ pub(super) fn bind_event_stream(
     session: Option<SessionId>,
     streams: &LongLivedStreams,
 ) -> Response<AxumBody> {
-    let session_end = streams.watch(session).map(|end| async {
-        let event = end.await;
-        StreamKind::Events.record_close(event);
-        event
-    });
-    let end = StreamEnd::new(StreamKind::Events, session_end);
+    let end = watch_session(StreamKind::Events, session, streams);
     response.extensions_mut().insert(end.abort_handle());
     response.map(|body| AxumBody::new(EventStream { body, end }))
+}
+
+/// Waits for the end of the session, and records that a stream of this kind is closed by it.
+pub(super) fn watch_session(
+    kind: StreamKind,
+    session: Option<SessionId>,
+    streams: &LongLivedStreams,
+) -> StreamEnd<SessionEvent> {
+    let session_end = streams.watch(session).map(|end| async move {
+        let event = end.await;
+        kind.record_close(event);
+        event
+    });
+    StreamEnd::new(kind, session_end)
 }
 
 impl Body for EventStream {

@@ -63,6 +63,7 @@
 //! - An event stream (`text/event-stream`) is aborted, so that it is not taken for complete. A browser's
 //!   `EventSource` reconnects and receives 401. If the client does not read, the server closes the
 //!   connection ([`ResponseAbortHandle`](crate::response_abort::ResponseAbortHandle)).
+//! - A gRPC call that has lasted for a second ends with the status `UNAUTHENTICATED` and the event as its message.
 //!
 //! The session is not checked again during any other response, however long it takes.
 //!
@@ -107,6 +108,7 @@ mod event_stream;
 mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod grpc_response;
 mod header_edits;
 mod header_policy;
 mod header_writer;

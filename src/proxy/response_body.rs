@@ -71,6 +71,13 @@ impl DownstreamResponseBody {
         AxumBody::from(buffered)
     }
 
+    /// Counts the request outside the upstream's limit until the body ends.
+    pub(super) fn start_streaming(&mut self) {
+        if let Some(in_progress) = &mut self.in_progress {
+            in_progress.lease.start_streaming();
+        }
+    }
+
     /// Returns the connection to the pool if the request has been sent in full.
     ///
     /// Otherwise the connection is closed: the upstream would read the rest of this request as the start of

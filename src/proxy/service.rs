@@ -20,6 +20,7 @@ use super::cookies::ReservedCookies;
 use super::empty_body;
 use super::error::ProxyError;
 use super::event_stream::{bind_event_stream, is_event_stream};
+use super::grpc_response::{bind_grpc, is_grpc_response};
 use super::request::{HeaderFlags, UpstreamRequest, is_grpc};
 use super::request_body::UpstreamRequestBody;
 use super::response::prepare_response;
@@ -184,6 +185,8 @@ impl Inner {
         let wrap = |body| DownstreamResponseBody::new(body, route, lease, progress);
         if has_event_stream {
             bind_event_stream(response.map(wrap), session, &self.settings.streams)
+        } else if is_grpc_response(response.headers()) {
+            response.map(|body| bind_grpc(wrap(body), session, &self.settings.streams))
         } else {
             response.map(|body| wrap(body).into_body())
         }

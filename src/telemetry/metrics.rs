@@ -56,7 +56,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("sekisho_requests_shed_total", "Requests refused with 429 or 503, by limit"),
     gauge("sekisho_places_held", "Places held in a limit, by limit"),
-    gauge("sekisho_streams", "Open WebSockets, other upgraded connections and event streams"),
+    gauge("sekisho_streams", "Open WebSockets, other upgraded connections, event streams and gRPC streams"),
     counter("sekisho_streams_closed_total", "Streams closed at the end of their session, by kind and event"),
     gauge("sekisho_upstream_in_flight", "Requests in flight to an upstream"),
     gauge("sekisho_upstream_idle_connections", "Idle connections to an upstream"),

@@ -1,7 +1,8 @@
-//! Connections that stay open: WebSockets, other upgrades and event streams.
+//! Connections and calls that stay open: WebSockets, other upgrades, event streams and gRPC streams.
 
 mod events;
 mod forwarding;
+mod grpc;
 mod idle_expiry;
 mod origin_check;
 mod processes;

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::upstream::{listen, serve};
+use super::upstream::{listen, serve, serve_any};
 
 /// A server that resolves the route, inserts the identity and calls the proxy.
 #[derive(Clone, Default)]
@@ -52,7 +52,29 @@ impl ProxyServer {
         Self { identity: Some(identity(roles)), ..self }
     }
 
+    /// Starts an HTTP/1.1 server.
     pub(crate) async fn start(self) -> SocketAddr {
+        let proxy = self.proxy();
+        listen(move |socket| {
+            let server = self.clone();
+            let proxy = proxy.clone();
+            serve(socket, move |request| server.clone().call(proxy.clone(), request))
+        })
+        .await
+    }
+
+    /// Starts a server that also speaks HTTP/2, without upgrades.
+    pub(crate) async fn start_http2(self) -> SocketAddr {
+        let proxy = self.proxy();
+        listen(move |socket| {
+            let server = self.clone();
+            let proxy = proxy.clone();
+            serve_any(socket, move |request| server.clone().call(proxy.clone(), request))
+        })
+        .await
+    }
+
+    fn proxy(&self) -> Proxy {
         let names = RESERVED.map(str::to_owned).to_vec();
         let mut proxy = Proxy::new(ReservedCookies { names }, self.streams.clone());
         if let Some(tokens) = &self.upstream_tokens {
@@ -61,12 +83,7 @@ impl ProxyServer {
         if let Some(recorder) = &self.session_uses {
             proxy = proxy.with_session_uses(Arc::clone(recorder));
         }
-        listen(move |socket| {
-            let server = self.clone();
-            let proxy = proxy.clone();
-            serve(socket, move |request| server.clone().call(proxy.clone(), request))
-        })
-        .await
+        proxy
     }
 
     async fn call(self, proxy: Proxy, mut request: Request<Incoming>) -> Response<Body> {
