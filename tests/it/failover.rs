@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Request;
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::models::session::{EndReason, SessionEnd};
+use sekisho::models::session::{EndReason, Session, SessionEnd};
 use sekisho::services::store::{EndedSince, SessionFilter, StoreError};
 use sqlx::Connection;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::store_contract::{NOW, any_session, ending, known_session, session, user};
 use crate::support::chaos_proxy::TcpChaosProxy;
-use crate::support::db::DatabaseLocation;
+use crate::support::db::{DatabaseLocation, TestDatabase};
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Server, Stop};
 use crate::support::process::{PASSWORD, ServerProcess, TestDeployment, until};
@@ -133,44 +133,50 @@ async fn commit_without_its_standby_is_not_acknowledged() {
 /// B6: a session that began on the new primary is missing on the former one, to which a connection may still lead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_session_is_doubted_until_the_primary_is_known() {
-    let Some((_primary, standby, name)) = start_servers().await else { return };
-    let database = DatabaseLocation::at(&name.url).fresh().await;
-    let sessions = &database.stores.sessions;
-    let first = any_session(&database.stores).await;
-    sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
-    let (server, promoted) = (Arc::clone(&standby), &standby.url);
-    spawn_blocking(move || server.promote()).await.unwrap();
-    name.move_to(promoted);
-    let stores = DatabaseLocation::at(promoted).open().await;
-    let second = known_session(&stores, session(&user(OTHER))).await;
-
-    let found = sessions.find_session(second.id).await;
+    let Some(moved) = MovedDatabase::start().await else { return };
+    let sessions = &moved.database.stores.sessions;
+    let found = sessions.find_session(moved.newer.id).await;
     assert!(matches!(found, Err(StoreError::Unavailable(_))), "{found:?}");
-    assert_eq!(sessions.find_session(second.id).await.unwrap(), Some(second.clone()));
-    assert!(sessions.find_session(first.id).await.unwrap().is_some());
-    let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
-    assert!(sessions.end_session(second.id, &ending(end)).await.unwrap());
-    assert!(!sessions.end_session(second.id, &ending(end)).await.unwrap());
+    assert_eq!(sessions.find_session(moved.newer.id).await.unwrap(), Some(moved.newer));
+    assert_eq!(sessions.find_session(moved.older.id).await.unwrap(), Some(moved.older));
 }
 
 /// B6: a sign-out of a session that the server does not know is acknowledged by the primary alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_out_is_not_acknowledged_by_the_former_primary() {
-    let Some((_primary, standby, name)) = start_servers().await else { return };
-    let database = DatabaseLocation::at(&name.url).fresh().await;
-    let sessions = &database.stores.sessions;
-    any_session(&database.stores).await;
-    sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
-    let (server, promoted) = (Arc::clone(&standby), &standby.url);
-    spawn_blocking(move || server.promote()).await.unwrap();
-    name.move_to(promoted);
-    let stores = DatabaseLocation::at(promoted).open().await;
-    let newer = known_session(&stores, session(&user(OTHER))).await;
-
-    let end = SessionEnd { at: NOW, reason: EndReason::LoggedOut };
-    let ended = sessions.end_session(newer.id, &ending(end)).await;
+    let Some(moved) = MovedDatabase::start().await else { return };
+    let sessions = &moved.database.stores.sessions;
+    let end = ending(SessionEnd { at: NOW, reason: EndReason::LoggedOut });
+    let ended = sessions.end_session(moved.newer.id, &end).await;
     assert!(matches!(ended, Err(StoreError::Unavailable(_))), "{ended:?}");
-    assert!(sessions.end_session(newer.id, &ending(end)).await.unwrap());
+    assert!(sessions.end_session(moved.newer.id, &end).await.unwrap());
+    assert!(!sessions.end_session(moved.newer.id, &end).await.unwrap());
+}
+
+/// A database whose host name has moved to a promoted standby, with connections to the former primary.
+struct MovedDatabase {
+    database: TestDatabase,
+    /// A session of both servers.
+    older: Session,
+    /// A session of the new primary alone.
+    newer: Session,
+    _servers: [Arc<Server>; 2],
+    _name: TcpChaosProxy,
+}
+
+impl MovedDatabase {
+    async fn start() -> Option<Self> {
+        let (primary, standby, name) = start_servers().await?;
+        let database = DatabaseLocation::at(&name.url).fresh().await;
+        let older = any_session(&database.stores).await;
+        database.stores.sessions.ended_since(EndedSince::time(NOW)).await.unwrap();
+        let promoted = Arc::clone(&standby);
+        spawn_blocking(move || promoted.promote()).await.unwrap();
+        name.move_to(&standby.url);
+        let stores = DatabaseLocation::at(&standby.url).open().await;
+        let newer = known_session(&stores, session(&user(OTHER))).await;
+        Some(Self { database, older, newer, _servers: [primary, standby], _name: name })
+    }
 }
 
 /// Two replicas on a primary with a synchronous standby, under load.
