@@ -14,7 +14,7 @@ pub(super) struct Repaired {
 /// Repairs the section at the start of `buffer`, which its parser has rejected.
 ///
 /// Removes whitespace between a name and its colon, and fields whose names contain visible characters that no
-/// token has. All other faults remain. Returns `None` if the section is incomplete.
+/// token has, unless their values are invalid. All other faults remain. Returns `None` if the section is incomplete.
 pub(super) fn repair(buffer: &[u8], mut has_start_line: bool) -> Option<Repaired> {
     let mut repaired = Repaired { bytes: Vec::new(), length: 0, dropped: None };
     loop {
@@ -43,7 +43,7 @@ impl Repaired {
         let end = name.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')).map_or(0, |last| last + 1);
         let trimmed = &name[..end];
         let is_visible = !trimmed.is_empty() && trimmed.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
-        if is_visible && !trimmed.iter().copied().all(is_token_byte) {
+        if is_visible && is_valid_value(value) && !trimmed.iter().copied().all(is_token_byte) {
             let name = &trimmed[..end.min(MAX_LOGGED_NAME)];
             self.dropped.get_or_insert_with(|| name.escape_ascii().to_string());
             return;
@@ -51,6 +51,13 @@ impl Repaired {
         self.bytes.extend_from_slice(if is_visible { trimmed } else { name });
         self.bytes.extend_from_slice(value);
     }
+}
+
+/// Returns `true` if the rest of a line, from its colon on, has no control characters but tabs and its end.
+fn is_valid_value(value: &[u8]) -> bool {
+    let text = value.strip_suffix(b"\n").unwrap_or(value);
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    !text.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
 /// Number of bytes of a dropped name that are logged.
@@ -80,6 +87,8 @@ mod tests {
             (" : 1", " : 1\r\n", None),
             (" A: 1", " A: 1\r\n", None),
             ("A\0: 1", "A\0: 1\r\n", None),
+            ("A(b): \0", "A(b): \0\r\n", None),
+            ("A(b): c\rD: e", "A(b): c\rD: e\r\n", None),
         ] {
             let section = format!("X: y\r\n{line}\r\n\r\n");
             let expected = (format!("X: y\r\n{kept}\r\n"), section.len(), dropped.map(str::to_owned));

@@ -136,7 +136,12 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Http1Error>
     let Some((trailers, length)) = parsed.filter(|(_, length)| *length <= MAX_TRAILERS_SIZE) else {
         return if buffer.len() >= MAX_TRAILERS_SIZE { Err(Http1Error::TooLarge) } else { Ok(None) };
     };
-    drop(buffer.split_to(length));
+    let section = buffer.split_to(length);
+    // httparse accepts a bare LF as a line end.
+    let mut line_feeds = memchr::memchr_iter(b'\n', &section);
+    if line_feeds.any(|at| at == 0 || section[at - 1] != b'\r') {
+        return Err(Http1Error::Chunk);
+    }
     Ok(Some(trailers))
 }
 
@@ -153,11 +158,6 @@ fn parse_trailers(buffer: &[u8]) -> Result<Option<(HeaderMap, usize)>, Http1Erro
     let Status::Complete((length, fields)) = httparse::parse_headers(buffer, &mut fields)? else {
         return Ok(None);
     };
-    // httparse accepts a bare LF as a line end.
-    let mut line_feeds = memchr::memchr_iter(b'\n', &buffer[..length]);
-    if line_feeds.any(|at| at == 0 || buffer[at - 1] != b'\r') {
-        return Err(Http1Error::Chunk);
-    }
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
@@ -230,7 +230,14 @@ mod tests {
         ];
         let extensions = [";x\r\n", "1;\r;\r\nx\r\n"];
         let chunk_ends = ["1\r\nxx\r\n", "1\r\nx\n0\r\n\r\n", "1\r\nx0\r\n\r\n"];
-        let trailers = ["0\r\n\n", "0\r\nX-Sum: 7\n\r\n", "0\r\nno field\r\n\r\n", "0\r\n folded: 1\r\n\r\n"];
+        let trailers = [
+            "0\r\nX(a): 1\n\r\n",
+            "0\r\nX(a): \0\r\n\r\n",
+            "0\r\n\n",
+            "0\r\nX-Sum: 7\n\r\n",
+            "0\r\nno field\r\n\r\n",
+            "0\r\n folded: 1\r\n\r\n",
+        ];
         for text in [&sizes[..], &size_lines, &extensions, &chunk_ends, &trailers].concat() {
             for split in 0..=text.len() {
                 let result = decode(text.as_bytes(), split);
