@@ -20,6 +20,9 @@
 //! One case does spawn a task. If the response begins before the request is sent, a task sends the rest,
 //! because the client may not read the response before it has sent the whole request.
 //!
+//! The price is a parser of its own. It is fuzzed (`fuzzing.rs`), and `tests.rs` compares the client with hyper's by
+//! generated responses: `tests/differences.rs` has the differences.
+//!
 //! # Strictness
 //!
 //! Where another interpretation could hide a second message, responses are parsed strictly. Contradictory
@@ -41,6 +44,8 @@ mod io;
 mod request_head;
 mod request_writer;
 mod response_head;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::body::Http1Body;
 pub(crate) use self::connection::Http1Connection;
