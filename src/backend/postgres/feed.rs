@@ -127,17 +127,17 @@ impl Feed {
         Ok((rows, called_at.saturating_duration_since(opened_at)))
     }
 
-    /// Checks that the host name leads to the known primary, by a connection that is opened after `asked_at`.
+    /// Checks that the host name leads to the known primary, by a connection that is opened after `time`.
     ///
     /// Callers share connections, of which one is opened within [`MAX_CONNECTION_AGE`].
-    pub(super) async fn check_since(&self, asked_at: Instant) -> Result<(), sqlx::Error> {
+    pub(super) async fn check_since(&self, time: Instant) -> Result<(), sqlx::Error> {
         loop {
             let mut state = self.state.lock().await;
             let Some(opened_at) = state.connection.as_ref().map(|last| last.opened_at) else {
                 let connection = self.connect().await?;
                 return self.fetch_on(connection, &mut state, EndedSince::time(END_OF_TIME)).await.map(drop);
             };
-            if opened_at >= asked_at {
+            if opened_at >= time {
                 return Ok(());
             }
             drop(state);

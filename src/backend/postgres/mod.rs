@@ -140,19 +140,18 @@ impl PostgresStore {
         })
     }
 
-    /// Begins a statement whose result may be that a row is missing. Pass the returned value to
-    /// [`check_primary`](Self::check_primary) if it is.
-    fn primary_check(&self) -> PrimaryCheck {
-        PrimaryCheck { changes: self.changes.count(), asked_at: Instant::now() }
+    /// Returns the start of a statement that begins now, for [`check_primary`](Self::check_primary).
+    fn statement_start(&self) -> StatementStart {
+        StatementStart { changes: self.changes.count(), time: Instant::now() }
     }
 
-    /// Returns an error unless the host name still leads to the server that responded.
+    /// Returns an error unless the host name still leads to the server that responded to a statement.
     ///
     /// Right after a failover, a connection may lead to the former primary, which lacks the sessions that began since.
     /// Such a session would count as ended for a refresh, and a sign-out would have no effect.
-    async fn check_primary(&self, check: PrimaryCheck) -> Result<(), StoreError> {
-        self.feed.check_since(check.asked_at).await?;
-        let is_unchanged = self.changes.count() == check.changes;
+    async fn check_primary(&self, start: StatementStart) -> Result<(), StoreError> {
+        self.feed.check_since(start.time).await?;
+        let is_unchanged = self.changes.count() == start.changes;
         is_unchanged.then_some(()).ok_or_else(|| StoreError::unavailable(ServerChanged))
     }
 
@@ -260,11 +259,12 @@ impl Database for PostgresStore {
     }
 }
 
-/// The state at the beginning of a statement. See [`PostgresStore::check_primary`].
+/// The start of a statement.
 #[derive(Clone, Copy, Debug)]
-struct PrimaryCheck {
+struct StatementStart {
+    /// The count of [`ServerChanges`].
     changes: u64,
-    asked_at: Instant,
+    time: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -53,10 +53,10 @@ impl SessionStore for PostgresStore {
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        let asked_at = self.primary_check();
+        let start = self.statement_start();
         let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.pool).await?;
         if row.is_none() {
-            self.check_primary(asked_at).await?;
+            self.check_primary(start).await?;
         }
         row.map(Session::try_from).transpose()
     }
@@ -84,7 +84,7 @@ impl SessionStore for PostgresStore {
     }
 
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
-        let asked_at = self.primary_check();
+        let start = self.statement_start();
         let (ended, is_known) = with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
             let ended = terminate(&mut tx, id, termination).await?;
@@ -97,7 +97,7 @@ impl SessionStore for PostgresStore {
         })
         .await?;
         if !is_known {
-            self.check_primary(asked_at).await?;
+            self.check_primary(start).await?;
         }
         Ok(ended)
     }
