@@ -19,10 +19,8 @@ use super::request_place::RequestPlace;
 /// It records whether it may still be read, which can be after the response. If it is dropped before, the place
 /// receives what the service did not read.
 pub(super) struct RequestBody {
-    /// `None` only while it is dropped.
+    /// `None` once it has ended or failed.
     body: Option<Incoming>,
-    /// True once it has ended or failed.
-    is_over: bool,
     place: Arc<RequestPlace>,
     pace: Option<BodyPace>,
 }
@@ -30,7 +28,7 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(body: Incoming, place: Arc<RequestPlace>, pace: Option<BodyPace>) -> Self {
         place.context.state.set_body_pending(true);
-        Self { body: Some(body), is_over: false, place, pace }
+        Self { body: Some(body), place, pace }
     }
 
     /// Fails once the body is too slow. The minimum rate applies until the response begins.
@@ -45,7 +43,7 @@ impl RequestBody {
     }
 
     fn end(&mut self) {
-        self.is_over = true;
+        self.body = None;
         self.place.context.state.set_body_pending(false);
     }
 }
@@ -53,7 +51,7 @@ impl RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.place.resume();
-        if let Some(unread) = self.body.take().filter(|_| !self.is_over) {
+        if let Some(unread) = self.body.take() {
             self.place.set_unread(unread);
         }
         self.place.context.state.set_body_pending(false);
