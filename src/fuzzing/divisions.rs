@@ -2,7 +2,7 @@
 
 /// Returns some divisions of `input` into pieces: into single bytes if it is short, and into pieces of random lengths.
 ///
-/// The same input is always divided in the same way.
+/// The divisions depend on the input alone, so that a find can be repeated.
 pub(crate) fn divisions(input: &[u8]) -> [Vec<&[u8]>; 3] {
     let hash = |hash: u64, byte: &u8| hash.wrapping_mul(31).wrapping_add(u64::from(*byte));
     let mut random = fastrand::Rng::with_seed(input.iter().fold(0, hash));

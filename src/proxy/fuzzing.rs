@@ -75,18 +75,21 @@ fn check_normal_form(path: &str) {
 /// A path is below a prefix if its normalized form is.
 fn check_prefix(prefix: &str, path: &str) {
     let prefix = path::normalize(prefix);
-    let normalized = path::normalize(path);
-    let rest = normalized.strip_prefix(&*prefix);
-    let is_below = rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+    let is_expected = is_below(&prefix, &path::normalize(path));
     let length = path::prefix_length(&prefix, path);
-    assert_eq!(length.is_some(), is_below);
+    assert_eq!(length.is_some(), is_expected);
     if let Some(length) = length {
         assert!(path.is_char_boundary(length));
         assert_eq!(path::normalize(&path[..length]), prefix);
     }
     if path::is_plain(path) {
-        assert_eq!(path::is_plain_below(&prefix, path), is_below);
+        assert_eq!(path::is_plain_below(&prefix, path), is_expected);
     }
+}
+
+/// Returns `true` for a path that is the prefix or below it. Both are normalized.
+fn is_below(prefix: &[u8], path: &[u8]) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// The route is the one with the longest prefix, in every spelling of the path, and the upstream gets the same path.
@@ -99,11 +102,8 @@ fn check_route(uri: &Uri) {
     };
     let route = found.unwrap_or_else(|| panic!("no route"));
     let normalized = path::normalize(path);
-    let is_below = |prefix: &&&str| {
-        let rest = normalized.strip_prefix(&*path::normalize(prefix));
-        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    };
-    let longest = ROUTE_PATHS.iter().filter(is_below).max_by_key(|prefix| prefix.len());
+    let matching = ROUTE_PATHS.iter().filter(|prefix| is_below(&path::normalize(prefix), &normalized));
+    let longest = matching.max_by_key(|prefix| prefix.len());
     assert_eq!(Some(&route.path()), longest);
     if let Ok(respelled) = Uri::try_from(respell(path)) {
         let found = routes.find(&respelled).unwrap_or_else(|error| panic!("{respelled}: {error}"));

@@ -64,7 +64,7 @@ impl DownstreamResponseBody {
             Either::Right(_) => None,
         };
         let Some(buffered) = buffered else {
-            in_progress.lease.start_streaming();
+            self.start_streaming();
             return AxumBody::new(self);
         };
         self.finish();
