@@ -5,7 +5,7 @@
 use std::net::Ipv6Addr;
 
 use http::HeaderValue;
-use http::header::{COOKIE, HeaderMap, HeaderName};
+use http::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderName};
 
 /// The response header that carries the [`SessionEvent`](crate::session_event::SessionEvent).
 pub const SESSION_EVENT_HEADER: HeaderName = HeaderName::from_static("x-session-event");
@@ -55,13 +55,6 @@ pub(crate) fn list_contains(headers: &HeaderMap, name: &HeaderName, element: &st
 /// Elements are trimmed. Empty ones are included.
 pub(crate) fn split_list(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
-}
-
-/// Returns the first value of a header.
-///
-/// Scans the names, which is cheaper than the hash of a lookup: a message has few headers.
-pub(crate) fn find_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
 }
 
 /// Returns the name-value pairs of all `Cookie` lines, as [`split_pairs`] does.
@@ -164,6 +157,16 @@ fn is_port_suffix(suffix: &[u8]) -> bool {
 /// Returns `true` for a character of a token, such as the name of a header or a cookie (RFC 9110 section 5.6.2).
 pub(crate) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Returns the media type of a field value, without its parameters.
+pub(crate) fn media_type(value: &[u8]) -> &[u8] {
+    value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// Returns `true` for the content type of gRPC or gRPC-Web, whose messages may be streams.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Returns `true` if all characters of a header name are those of a token (RFC 9110 section 5.6.2).

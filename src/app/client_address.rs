@@ -10,8 +10,8 @@ use ipnet::IpNet;
 
 use crate::config::{ForwardedHeader, Origin};
 use crate::http_headers::{
-    X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_REAL_IP, find_value,
-    is_valid_host, list_elements,
+    X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_REAL_IP, is_valid_host,
+    list_elements,
 };
 use crate::proxy::{Forwarded, ForwardedPrefix};
 use crate::server::{Peer, TlsConnection, UnixPeer};
@@ -70,7 +70,8 @@ impl PublicAuthority {
             let own = HeaderValue::try_from(authority).ok().filter(|host| self.matches(host.as_bytes()));
             return own.unwrap_or_else(|| self.host.clone());
         }
-        let host = find_value(request.headers(), &HOST);
+        // A scan is cheaper than hashing: `Host` is nearly always the first header.
+        let host = request.headers().iter().find_map(|(name, host)| (name == HOST).then_some(host));
         host.filter(|host| self.matches(host.as_bytes())).unwrap_or(&self.host).clone()
     }
 }
@@ -89,11 +90,7 @@ pub(crate) fn resolve_client<B>(
     if peer.is_none() {
         request.extensions().get::<UnixPeer>()?;
     }
-    // Most requests have no other extension, and a search of an empty map is cheaper than a removal.
-    let is_tls = request.extensions().get::<TlsConnection>().is_some();
-    if is_tls {
-        request.extensions_mut().remove::<TlsConnection>();
-    }
+    let is_tls = request.extensions_mut().remove::<TlsConnection>().is_some();
     let info = trusted.resolve(peer, request.headers());
     let client = Client {
         address: info.client,

@@ -3,7 +3,7 @@
 use http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, UPGRADE, VARY};
 use http::{Method, Request};
 
-use crate::http_headers::{find_value, list_contains, list_elements};
+use crate::http_headers::{list_contains, list_elements};
 
 /// Kind of a request: a person's, who can be shown a page, or a program's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,9 @@ impl RequestKind {
 }
 
 fn is_for_document(headers: &HeaderMap) -> bool {
-    match find_value(headers, &SEC_FETCH_MODE) {
+    match headers.get(SEC_FETCH_MODE) {
         Some(mode) => {
-            mode == "navigate" && find_value(headers, &SEC_FETCH_DEST).is_some_and(|dest| dest == "document")
+            mode == "navigate" && headers.get(SEC_FETCH_DEST).is_some_and(|dest| dest == "document")
         }
         None => accepts_html(headers) && !is_by_script(headers) && !has_fetch_metadata(headers),
     }

@@ -1,6 +1,6 @@
 //! The request as it is sent to an upstream.
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName};
+use http::header::{ACCEPT, AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Version, request};
 
@@ -13,7 +13,9 @@ use super::routes::Route;
 use super::settings::ProxySettings;
 use super::upgrade::Upgrade;
 use super::{content_length, hop_by_hop};
-use crate::http_headers::{TRACEPARENT, X_FORWARDED_PREFIX, X_REQUEST_ID, is_valid_host, split_list};
+use crate::http_headers::{
+    TRACEPARENT, X_FORWARDED_PREFIX, X_REQUEST_ID, is_grpc, is_valid_host, media_type, split_list,
+};
 use crate::identity::Identity;
 
 /// The headers that need special handling and are present in a request.
@@ -232,17 +234,9 @@ fn has_own_token(headers: &HeaderMap, settings: &ProxySettings) -> bool {
 
 const CONNECTION_AUTH_SCHEMES: [&[u8]; 4] = [b"kerberos", b"nego2", b"negotiate", b"ntlm"];
 
-/// Returns `true` for a call of gRPC, whose body may be a stream.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
 fn accepts_events(accept: &HeaderValue) -> bool {
     let mut media_types = split_list(accept.as_bytes());
-    media_types.any(|media_type| {
-        let essence = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-    })
+    media_types.any(|range| media_type(range).eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Issues the token of the route's audience, if the route has one and the user is signed in.

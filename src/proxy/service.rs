@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use axum_core::BoxError;
 use axum_core::body::Body;
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use http_body_util::Either;
@@ -21,7 +22,7 @@ use super::empty_body;
 use super::error::ProxyError;
 use super::event_stream::{bind_event_stream, is_event_stream};
 use super::grpc_response::{bind_grpc, is_grpc_response};
-use super::request::{HeaderFlags, UpstreamRequest, is_grpc};
+use super::request::{HeaderFlags, UpstreamRequest};
 use super::request_body::UpstreamRequestBody;
 use super::response::prepare_response;
 use super::response_body::DownstreamResponseBody;
@@ -33,8 +34,9 @@ use super::upload_progress::UploadProgress;
 use super::upstream::{self, Lease, Pool, UpstreamBody};
 use super::upstream_tokens::UpstreamTokens;
 use super::via::Via;
+use crate::http_headers::is_grpc;
 use crate::identity::{Identity, SessionId};
-use crate::long_lived_streams::LongLivedStreams;
+use crate::long_lived_streams::{LongLivedStreams, StreamKind};
 use crate::session_event::SessionUseRecorder;
 
 /// Forwards requests to the upstreams of their routes; see the [module](super).
@@ -174,21 +176,20 @@ impl Inner {
         mut lease: Lease,
         progress: UploadProgress,
     ) -> Response<Body> {
-        let had_event_stream = is_event_stream(response.headers());
+        let kind_of_upstream = stream_kind(response.headers());
         let response = prepare_response(response, route, &self.settings);
         // The route's edits may change `Content-Type`.
         let is_edited = route.response_headers.edits.is_some();
-        let has_event_stream = if is_edited { is_event_stream(response.headers()) } else { had_event_stream };
-        if has_event_stream || had_event_stream {
+        let kind = if is_edited { stream_kind(response.headers()) } else { kind_of_upstream };
+        if [kind_of_upstream, kind].contains(&Some(StreamKind::Events)) {
             lease.release_permit();
         }
         let wrap = |body| DownstreamResponseBody::new(body, route, lease, progress);
-        if has_event_stream {
-            bind_event_stream(response.map(wrap), session, &self.settings.streams)
-        } else if is_grpc_response(response.headers()) {
-            response.map(|body| bind_grpc(wrap(body), session, &self.settings.streams))
-        } else {
-            response.map(|body| wrap(body).into_body())
+        let streams = &self.settings.streams;
+        match kind {
+            Some(StreamKind::Events) => bind_event_stream(response.map(wrap), session, streams),
+            Some(StreamKind::Grpc) => response.map(|body| bind_grpc(wrap(body), session, streams)),
+            _ => response.map(|body| wrap(body).into_body()),
         }
     }
 
@@ -248,6 +249,16 @@ impl Inner {
     }
 }
 
+/// Returns the kind of stream that the body of a response may be.
+fn stream_kind(headers: &HeaderMap) -> Option<StreamKind> {
+    let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+    if is_event_stream(content_type) {
+        Some(StreamKind::Events)
+    } else {
+        is_grpc_response(content_type).then_some(StreamKind::Grpc)
+    }
+}
+
 /// Checks the body of a request whose method gives it no meaning, and replaces an empty one by none.
 async fn check_body(route: &Route, method: &Method, body: Body) -> Result<Body, ProxyError> {
     let body = if empty_body::may_be_empty(&body, method) {
@@ -291,4 +302,24 @@ fn error_response(error: ProxyError, route: Option<&MatchedRoute>) -> Response<B
         tracing::debug!(code, route, cause, "request not forwarded");
     }
     error.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn streams_are_detected_by_content_type() {
+        for (content_type, kind) in [
+            ("text/event-stream;charset=utf-8", Some(StreamKind::Events)),
+            ("application/grpc+proto", Some(StreamKind::Grpc)),
+            ("text/html", None),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+            assert_eq!(stream_kind(&headers), kind, "{content_type}");
+        }
+        assert_eq!(stream_kind(&HeaderMap::new()), None);
+    }
 }

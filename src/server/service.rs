@@ -9,9 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, STRICT_TRANSPORT_SECURITY,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -47,7 +45,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut in_flight = InFlightRequest::new(&self.context, request.version());
+        let in_flight = InFlightRequest::new(&self.context, request.version());
         let state = &self.context.state;
         // hyper inserts `OnUpgrade` into requests that ask for an upgrade.
         let is_upgrade = request.extensions().get::<OnUpgrade>().is_some() && !state.is_http2();
@@ -55,13 +53,7 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
             state.request_upgrade();
         }
         let is_http2_head = state.is_http2() && request.method() == Method::HEAD;
-        let service = self.inner.clone();
-        let state = if is_upgrade || state.is_http2() {
-            RequestState::Received { request: Some((service, request)) }
-        } else {
-            // hyper polls the future next, and the request need not be moved into it and out again.
-            RequestState::Called { response: in_flight.call(service, request, is_upgrade) }
-        };
+        let state = RequestState::Received { request: Some((self.inner.clone(), request)) };
         ResponseFuture { state, is_upgrade, is_http2_head, in_flight: Some(in_flight) }
     }
 }
@@ -69,9 +61,9 @@ impl<S: HttpService> hyper::service::Service<Request<Incoming>> for ConnectionSe
 pin_project! {
     /// Response future of a request.
     ///
-    /// An HTTP/2 request takes its places and is handled when the future is first polled. hyper receives all requests
-    /// that have arrived on an HTTP/2 connection before it polls the first of them. One that is refused would hold a
-    /// place until then, and a burst on a few connections all of them.
+    /// The request takes its places and is handled when the future is first polled. hyper receives all requests that
+    /// have arrived on an HTTP/2 connection before it polls the first of them. One that is refused would hold a place
+    /// until then, and a burst on a few connections all of them.
     pub(super) struct ResponseFuture<S>
     where
         S: Service<Request<Body>>,
@@ -180,10 +172,7 @@ fn drop_body(response: &mut Response<Body>) {
 ///
 /// gRPC and upgraded protocols may be silent.
 fn min_body_rate(request: &Request<Incoming>, is_upgrade: bool, limits: &ServerLimits) -> u32 {
-    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    let is_exempt = is_upgrade
-        || request.body().is_end_stream()
-        || request.headers().get(CONTENT_TYPE).is_some_and(is_grpc);
+    let is_exempt = is_upgrade || request.body().is_end_stream() || http_headers::is_grpc(request.headers());
     if is_exempt { 0 } else { limits.min_body_rate }
 }
 
