@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
-use super::error::CliError;
+use super::error::{CliError, display_chain};
 use super::output;
 use crate::app::{self, password_settings};
 use crate::backend::db::{self, DatabaseOptions, DbError, Stores};
@@ -36,7 +36,7 @@ pub(super) fn certificate(
 ) -> Result<Option<Arc<Certificate>>, CliError> {
     let Some(tls) = &config.server.tls else { return Ok(None) };
     let loaded = Certificate::load(&tls.certificate, &tls.key, clock);
-    let certificate = loaded.map_err(|fault| tls.invalid(fault.is_key_error(), fault.to_string()))?;
+    let certificate = loaded.map_err(|fault| tls.invalid(fault.is_key_error(), display_chain(&fault)))?;
     Ok(Some(Arc::new(certificate)))
 }
 
@@ -232,9 +232,17 @@ pub(super) fn check_bearer_algorithm(
     if ring.signing(now).algorithm() != Algorithm::Hs256 {
         return Ok(());
     }
+    let remedy = match ring.pending(now) {
+        Some((key, signs_from)) if key.algorithm() != Algorithm::Hs256 => format!(
+            "key {}, for {}, signs from {} UTC: start again then, or without bearer now",
+            key.number(),
+            key.algorithm().as_str(),
+            output::second(signs_from)
+        ),
+        _ => "set tokens.algorithm and run `sekisho key rotate`".to_owned(),
+    };
     Err(CliError::misconfigured(format!(
-        "the route {} has bearer, which requires ES256 or EdDSA, but the signing key is for HS256: set \
-         tokens.algorithm and run `sekisho key rotate`",
+        "the route {} has bearer, which requires ES256 or EdDSA, but the signing key is for HS256: {remedy}",
         route.path.as_str()
     )))
 }

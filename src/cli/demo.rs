@@ -1,5 +1,6 @@
 //! `sekisho demo`: everything in one place, to try it out.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -83,6 +84,8 @@ fn database_url(dir: &Path) -> String {
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let dir = Path::new(DIR);
     let config = args.config(dir, file)?;
+    // A second demo would set another password for the user of the first.
+    let _lock = lock(dir)?;
     let log = LogGuard::to_stderr(config.log.format);
     let is_public = !args.listen.is_loopback();
     let password = if is_public { random_password()? } else { PASSWORD.to_owned() };
@@ -99,9 +102,24 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
         write_file(&dir.join(COMMAND_CONFIG), &command_config(dir))?;
         let shown = (!is_public).then(|| password.clone());
         let sample = DemoCredentials { email: EMAIL.to_owned(), password: shown };
-        let ready = |origin: &str| output::print_lines(&banner(origin, &password));
+        let ready = |origin: &str| output::print_lines(&banner(origin, &password, is_public));
         serve(&config, None, stores, &log, Some(sample), ready).await
     })
+}
+
+/// Creates the directory and locks it, until the returned file is dropped or the process ends.
+fn lock(dir: &Path) -> Result<File, CliError> {
+    let failed = |error| CliError::failed(format!("cannot lock {}", dir.display()), error);
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let file = File::create(dir.join(LOCK)).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CliError::Refused(
+            "a demo is running in this directory: stop it first, or start this one in another directory"
+                .to_owned(),
+        )),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
 }
 
 /// Returns the configuration with which commands open the demo's database.
@@ -159,14 +177,19 @@ fn random_password() -> Result<String, CliError> {
     Ok(groups.collect::<Vec<_>>().join("-"))
 }
 
-fn banner(origin: &str, password: &str) -> [String; 6] {
+fn banner(origin: &str, password: &str, is_public: bool) -> [String; 6] {
+    let (elsewhere, next_start) = if is_public {
+        (", or from elsewhere this machine's address", "the next start sets another password")
+    } else {
+        ("", "start it again, and you are still signed in")
+    };
     [
         "Sekisho demo".to_owned(),
-        format!("  open      {origin}"),
+        format!("  open      {origin}{elsewhere}"),
         format!("  sign in   {EMAIL} / {password}"),
         format!("  API       {origin}/docs"),
         format!("  commands  sekisho session list --config {DIR}/{COMMAND_CONFIG}"),
-        "  stop      Ctrl-C; start it again, and you are still signed in".to_owned(),
+        format!("  stop      Ctrl-C; {next_start}"),
     ]
 }
 
@@ -174,6 +197,7 @@ fn banner(origin: &str, password: &str) -> [String; 6] {
 const DIR: &str = "data/demo";
 const KEYS: &str = "keys";
 const COMMAND_CONFIG: &str = "sekisho.toml";
+const LOCK: &str = "lock";
 const LOGO: &str = "logo.svg";
 const ACCESS_TTL: &str = "20s";
 const GRACE: &str = "5s";
@@ -190,9 +214,9 @@ Examples:
   sekisho demo --listen 0.0.0.0:8080      for other machines, with a random password
   sekisho session list --config data/demo/sekisho.toml
 
-The demo prints its address and the sample credentials. Access tokens expire after 20 seconds, so that
-refreshes can be observed. It is not suitable for production. Its data is in data/demo, with a configuration
-file for commands beside it. It reads no configuration except a file given with --config. Its log has no
+The demo prints its address and the sample credentials. Access tokens expire after 20 seconds, so that \
+refreshes can be observed. It is not suitable for production. Its data is in data/demo, with a configuration \
+file for commands beside it. It reads no configuration except a file given with --config. Its log has no \
 access entries.";
 
 #[cfg(test)]

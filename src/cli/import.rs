@@ -172,8 +172,8 @@ Examples:
 
   {\"email\": \"ada@example.com\", \"hashed_password\": \"$2b$12$…\", \"role\": \"admin\"}
 
-Only email and hashed_password are required. Hashes are bcrypt's ($2a$, $2b$, $2y$) or passlib's
-$bcrypt-sha256$, which has commas and so needs quotes in CSV. If any line is invalid, every invalid line is
+Only email and hashed_password are required. Hashes are bcrypt's ($2a$, $2b$, $2y$) or passlib's \
+$bcrypt-sha256$, which has commas and so needs quotes in CSV. If any line is invalid, every invalid line is \
 reported and no user is imported.";
 
 #[cfg(test)]

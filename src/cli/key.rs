@@ -235,21 +235,21 @@ const INIT_EXAMPLES: &str = "\
 Example:
   sekisho key init --config /etc/sekisho/sekisho.toml
 
-With PostgreSQL, run it once before the first start, and give every replica the same directory. With
+With PostgreSQL, run it once before the first start, and give every replica the same directory. With \
 SQLite the first start creates the key. Read access to a key file allows signing in as any user.";
 
 const ROTATE_EXAMPLES: &str = "\
 Example:
   sekisho key rotate
 
-Copy the new file to every replica before it becomes active; each replica rereads its directory every
+Copy the new file to every replica before it becomes active; each replica rereads its directory every \
 10 seconds. Older keys still verify tokens. The rotation is recorded in the audit log.";
 
 const RETIRE_EXAMPLES: &str = "\
 Example:
   sekisho key retire 1
 
-For a key that may have leaked: run `sekisho key rotate` first, and retire the old key once the new one
+For a key that may have leaked: run `sekisho key rotate` first, and retire the old key once the new one \
 signs.";
 
 pub(super) const EXAMPLES: &str = "\

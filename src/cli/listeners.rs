@@ -107,7 +107,8 @@ async fn bind(key: &str, listen: &ListenAddr, reuse_port: bool) -> Result<TcpLis
     let failed = |error: io::Error| {
         if error.kind() == io::ErrorKind::AddrInUse {
             return CliError::Refused(format!(
-                "{key} = {listen} is in use: stop the program that has it, or choose another port"
+                "{key} = {listen} is in use: stop the program that has it, or choose another port{}",
+                if key == "server.listen" { " (--listen)" } else { "" }
             ));
         }
         CliError::failed(format!("cannot listen on {key} = {listen}"), error)

@@ -8,7 +8,7 @@ pub(super) const EXAMPLES: &str = "\
 Example:
   sekisho migrate --config /etc/sekisho/sekisho.toml
 
-`sekisho serve` migrates on startup too. Run this command to migrate beforehand, for instance as a database
+`sekisho serve` migrates on startup too. Run this command to migrate beforehand, for instance as a database \
 user with more privileges. Repeated and concurrent runs are safe.";
 
 /// Applies pending migrations and prints them.

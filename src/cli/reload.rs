@@ -181,7 +181,7 @@ impl Reloader<'_> {
     fn reload_certificate(&self, config: &Config) -> Result<(), CliError> {
         let (Some(certificate), Some(tls)) = (&self.certificate, &config.server.tls) else { return Ok(()) };
         let reloaded = certificate.reload_from(&tls.certificate, &tls.key);
-        reloaded.map(drop).map_err(|error| tls.invalid(error.is_key_error(), error.to_string()).into())
+        reloaded.map(drop).map_err(|error| tls.invalid(error.is_key_error(), display_chain(&error)).into())
     }
 
     fn apply(&mut self, loaded: &LoadedConfig, prepared: PreparedReload) {

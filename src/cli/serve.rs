@@ -265,8 +265,8 @@ Examples:
   sekisho serve --listen 127.0.0.1:9000
   RUST_LOG=sekisho=debug sekisho serve    with debug logging
 
-Creates missing tables on startup; with SQLite also the database file and the signing keys. Logs to
-standard error. SIGTERM or Ctrl-C starts a graceful shutdown: requests in flight have server.drain (30
+Creates missing tables on startup; with SQLite also the database file and the signing keys. Logs to \
+standard error. SIGTERM or Ctrl-C starts a graceful shutdown: requests in flight have server.drain (30 \
 seconds) to complete; a second signal aborts them. SIGHUP, or a change of the configuration file, reloads it.";
 
 /// Timeout for stopping after a second shutdown signal.

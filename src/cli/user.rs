@@ -108,7 +108,14 @@ pub(super) async fn run(command: UserCommand, config: &Config) -> Result<(), Cli
     };
     let stores = match &command {
         UserCommand::List { .. } => bootstrap::existing_stores(config).await?,
-        _ => bootstrap::stores(config).await?,
+        _ => {
+            let missing = bootstrap::missing_file(config);
+            let stores = bootstrap::stores(config).await?;
+            if let Some(file) = missing {
+                output::print_lines(&[format!("created the database {}", file.display())])?;
+            }
+            stores
+        }
     };
     let users = bootstrap::users(config, &stores).await?;
     let done = perform(command, &users, password, imported).await;
@@ -244,7 +251,7 @@ Examples:
   sekisho user create --email ada@example.com --role admin
   sekisho user create --email bob@example.com --password-stdin < password.txt
 
-A password needs at least login.password_min_length characters (default 15) and must not be easy to
+A password needs at least login.password_min_length characters (default 15) and must not be easy to \
 guess; a few uncommon words work well.";
 
 const PASSWD_EXAMPLES: &str = "\

@@ -51,8 +51,9 @@ pub(super) fn read_all(
         route.check_bearer(table, tokens)?;
         for role in route.spec.roles.iter().filter(|role| !ROLES.contains(&role.as_str())) {
             warnings.push(format!(
-                "routes.roles of {} contains {role}, a role that no user can have",
-                route.path
+                "routes.roles of {} contains {role}, a role that no user can have: there are {}",
+                route.path,
+                ROLES.join(" and ")
             ));
         }
         warnings.extend(route.excessive_limits(server));

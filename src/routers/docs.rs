@@ -108,7 +108,8 @@ fn security_schemes(access_cookie: &str, has_token: bool) -> Components {
     components.add_security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     if has_token {
         let flow = Flow::Password(Password::new(TOKEN_PATH, Scopes::new()));
-        let description = "Access token of `POST /token`, for a user name and a password.";
+        let description =
+            "Access token of `POST /token`, for an e-mail address as the user name, and a password.";
         let scheme = OAuth2::with_description([flow], description);
         components.add_security_scheme(PASSWORD, SecurityScheme::OAuth2(scheme));
     }

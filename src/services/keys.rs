@@ -384,6 +384,14 @@ impl KeyRing {
         self.keys.iter().rev().find(is_active).unwrap_or(&self.keys[0])
     }
 
+    /// Returns the newest key and the time from which it signs, if that is after `now`.
+    #[must_use]
+    pub fn pending(&self, now: OffsetDateTime) -> Option<(&SigningKey, OffsetDateTime)> {
+        let newest = self.keys.last()?;
+        let signs_from = newest.created_at + self.activation;
+        (signs_from > now && newest.number != self.signing(now).number).then_some((newest, signs_from))
+    }
+
     /// Returns an id that is unique within the process. Cached verification results are bound to it.
     pub(super) fn id(&self) -> u64 {
         self.id

@@ -13,6 +13,9 @@ use crate::clock::Clock;
 use crate::models::session::{EndReason, SessionId};
 use crate::models::user::{PasswordOrigin, Role, User, UserId};
 
+/// Number of existing users that the error of an import names.
+const MAX_TAKEN: usize = 20;
+
 /// Maximum length of a name in characters.
 pub const MAX_NAME_CHARS: usize = 64;
 
@@ -77,9 +80,9 @@ pub enum UserError {
     /// The store is unavailable, or the address is taken.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// An imported address belongs to an existing user.
-    #[error("user {0} already exists; nothing was imported")]
-    Taken(String),
+    /// Imported addresses belong to existing users. If there are many, the list contains only the first ones.
+    #[error("these users exist already, and nothing was imported: {}", .0.join(", "))]
+    Taken(Vec<String>),
     /// There is no user with this address.
     #[error("there is no user {0}")]
     Unknown(String),
@@ -119,7 +122,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`UserError::Taken`] with the first address that is taken.
+    /// [`UserError::Taken`] with the addresses that are taken.
     pub async fn import(&self, users: Vec<HashedUser>) -> Result<usize, UserError> {
         let now = self.clock.now();
         let users = users
@@ -140,20 +143,25 @@ impl Users {
         match self.store.insert_users(&users).await {
             Ok(()) => Ok(users.len()),
             Err(error @ StoreError::Conflict(_)) => {
-                Err(self.first_taken(&users).await?.unwrap_or(error.into()))
+                let taken = self.taken(&users).await?;
+                Err(if taken.is_empty() { error.into() } else { UserError::Taken(taken) })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns an error for the first address that is taken.
-    async fn first_taken(&self, users: &[User]) -> Result<Option<UserError>, UserError> {
+    /// Returns the addresses that are taken, at most [`MAX_TAKEN`].
+    async fn taken(&self, users: &[User]) -> Result<Vec<String>, UserError> {
+        let mut taken = Vec::new();
         for user in users {
             if self.store.find_user_by_email(&user.email).await?.is_some() {
-                return Ok(Some(UserError::Taken(user.email.clone())));
+                taken.push(user.email.clone());
+            }
+            if taken.len() == MAX_TAKEN {
+                break;
             }
         }
-        Ok(None)
+        Ok(taken)
     }
 
     /// Returns all users, sorted by address.

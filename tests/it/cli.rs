@@ -334,6 +334,70 @@ fn import_errors_say_what_to_write() {
 }
 
 #[test]
+fn import_names_the_users_that_exist() {
+    let hash = "$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW";
+    let user = |name: &str, disabled: &str| format!("{name}@example.com,{hash},{disabled}\n");
+    let header = "email,hashed_password,disabled\n";
+    let first = format!("{header}{}{}{}", user("ada", "1"), user("bob", "f"), user("dan", "False"));
+    let second = format!("{header}{}{}{}", user("dan", "0"), user("eve", "t"), user("ada", "TRUE"));
+    let fixture = CliFixture::new().file("first.csv", &first).file("second.csv", &second);
+    // In another directory than the server's there is no database yet.
+    let imported = fixture.run(&["user", "import", "first.csv"]);
+    assert_eq!(imported.out, "created the database data/sekisho.db\nimported 3 users\n");
+    let output = fixture.run(&["user", "import", "second.csv"]);
+    assert_eq!(
+        output.fails(1),
+        "these users exist already, and nothing was imported: dan@example.com, ada@example.com"
+    );
+    let listed = fixture.run(&["user", "list", "--json"]).out;
+    assert_eq!(listed.matches("\"disabled\": true").count(), 1, "{listed}");
+    assert!(!listed.contains("eve@example.com"), "{listed}");
+}
+
+#[test]
+fn an_unreadable_certificate_is_named_with_the_cause() {
+    let tls = "[server]\nlisten = '127.0.0.1:8443'\npublic_origin = 'https://app.example.com'\n\
+               tls_certificate = 'missing.pem'\ntls_key = 'key.pem'\n";
+    let fixture = CliFixture::new().file("sekisho.toml", tls);
+    let line = fixture.run(&["check-config"]).fails(78).to_owned();
+    assert!(line.ends_with("cannot read missing.pem: No such file or directory (os error 2)"), "{line}");
+}
+
+/// The advice "run `sekisho key rotate`" was repeated after it had been followed.
+#[test]
+fn a_route_with_bearer_waits_until_the_new_key_signs() {
+    let route =
+        "[tokens]\nalgorithm = 'ES256'\n[[routes]]\npath = '/'\nupstreams = ['http://h']\nbearer = 'api'\n";
+    let fixture = CliFixture::new().file("sekisho.toml", route);
+    let hs256 = fixture.file("hs256.toml", "[tokens]\nalgorithm = 'HS256'\n");
+    assert_eq!(hs256.run(&["--config", "hs256.toml", "key", "init"]).code, Some(0));
+    let line = hs256.run(&["check-config"]).fails(78).to_owned();
+    assert!(line.ends_with("set tokens.algorithm and run `sekisho key rotate`"), "{line}");
+    let rotated = hs256.run(&["key", "rotate"]);
+    assert!(rotated.out.starts_with("added key 2 (ES256)"), "{}", rotated.err);
+    let line = hs256.run(&["check-config"]).fails(78).to_owned();
+    assert!(line.contains("but the signing key is for HS256: key 2, for ES256, signs from 2"), "{line}");
+    assert!(line.ends_with(" UTC: start again then, or without bearer now"), "{line}");
+}
+
+/// It set another password for the user of the first, even if it failed because the port was in use.
+#[test]
+fn a_second_demo_in_the_same_directory_is_refused() {
+    let fixture = CliFixture::new();
+    let mut first = fixture.command(&["demo", "--listen", "127.0.0.1:0"]);
+    let mut first = first.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let banner = BufReader::new(first.stdout.take().unwrap()).lines().map_while(Result::ok).take(6);
+    let banner: Vec<_> = banner.collect();
+    assert!(banner[5].ends_with("start it again, and you are still signed in"), "{banner:?}");
+    for listen in ["0.0.0.0:8080", "127.0.0.1:0"] {
+        let second = fixture.run(&["demo", "--listen", listen]);
+        assert!(second.fails(1).starts_with("a demo is running in this directory: "), "{}", second.err);
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
 fn init_writes_a_valid_file_and_overwrites_none() {
     let fixture = CliFixture::new();
     let written = fixture.run(&["init"]);

@@ -1285,7 +1285,7 @@ fn suspicious_settings_cause_warnings() {
         ("[server]\nmax_header_bytes = '1MiB'\nmax_uri = '64KiB'", "server.max_uri: URIs over 64KiB"),
         (
             "[[routes]]\npath = '/'\nupstreams = ['http://h']\nroles = ['amdin']",
-            "contains amdin, a role that no user can have",
+            "contains amdin, a role that no user can have: there are admin and user",
         ),
     ] {
         let warnings = file(text).load().unwrap().warnings;

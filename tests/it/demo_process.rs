@@ -42,7 +42,8 @@ impl Demo {
             banner.push(line.expect("the demo serves"));
         }
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (_, port) = banner.iter().find(|line| line.contains("open")).unwrap().rsplit_once(':').unwrap();
+        let open = banner.iter().find(|line| line.contains("open")).unwrap();
+        let port = open.split(',').next().unwrap().rsplit(':').next().unwrap();
         let server = SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
         Self { server, banner, log, child }
     }

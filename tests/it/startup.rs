@@ -37,8 +37,10 @@ async fn port_in_use_exits_with_1_and_names_the_key() {
         let mut deployment = sqlite_deployment().await;
         enable_verify_listener(&mut deployment);
         deployment.set(key, &address);
-        let expected =
-            format!("{key} = {address} is in use: stop the program that has it, or choose another port");
+        let flag = if key == "server.listen" { " (--listen)" } else { "" };
+        let expected = format!(
+            "{key} = {address} is in use: stop the program that has it, or choose another port{flag}"
+        );
         assert_eq!(failed_start(&deployment).await.fails(1), expected);
     }
 }

@@ -89,10 +89,19 @@ impl Columns {
                 "hashed_password" => draft.hashed_password = text(),
                 "name" => draft.name = Some(text()),
                 "role" => draft.role = Some(text()),
-                _ => draft.disabled = Some(value.parse().map_err(|_| "disabled: expected true or false")?),
+                _ => draft.disabled = Some(parse_bool(value).ok_or("disabled: expected true or false")?),
             }
         }
         Ok(draft)
+    }
+}
+
+/// Parses a truth value as databases write it: PostgreSQL `t`, SQLite and MySQL `1`, Python `True`.
+fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" => Some(true),
+        "false" | "f" | "0" => Some(false),
+        _ => None,
     }
 }
 

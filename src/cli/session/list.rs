@@ -46,5 +46,5 @@ Examples:
   sekisho session list --user ada@example.com
   sekisho session list --ended --json
 
-STATE is live, or the reason for its end; `sekisho session explain ID` has details. --json has all
+STATE is live, or the reason for its end; `sekisho session explain ID` has details. --json has all \
 fields, with the whole user agent.";

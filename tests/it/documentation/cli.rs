@@ -37,9 +37,28 @@ fn push_command(text: &mut String, command: &mut Command) {
         write!(text, "\n| argument | |\n|---|---|\n{}", arguments.concat()).unwrap();
     }
     if let Some(examples) = command.get_after_help() {
-        write!(text, "\n```text\n{}\n```\n", examples.to_string().trim_end()).unwrap();
+        let lines: Vec<String> = examples.to_string().trim_end().lines().map(wrapped).collect();
+        write!(text, "\n```text\n{}\n```\n", lines.join("\n")).unwrap();
     }
 }
+
+/// Breaks a long line, as the program does by the width of the terminal.
+fn wrapped(line: &str) -> String {
+    let mut text = String::new();
+    let mut length = 0;
+    for word in line.split(' ') {
+        if length > 0 {
+            let fits = length + 1 + word.len() <= LINE_LENGTH;
+            text.push(if fits { ' ' } else { '\n' });
+            length = if fits { length + 1 } else { 0 };
+        }
+        text.push_str(word);
+        length += word.len();
+    }
+    if line.starts_with(' ') { line.to_owned() } else { text }
+}
+
+const LINE_LENGTH: usize = 110;
 
 /// Returns the row of an argument. Those of every command are in the text of the page.
 fn row(arg: &Arg) -> Option<String> {
