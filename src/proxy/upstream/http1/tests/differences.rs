@@ -199,11 +199,15 @@ pub(super) const CATEGORIES: [Category; 18] = [
     Category {
         name: "fault of an incomplete section",
         reason: "It can be rejected before its end. hyper waits for the empty line before it parses a head or trailers \
-                 again, and the client for the end of a head whose fields it may drop.",
+                 again, and the client for the end of a head whose fields it may drop, and of a line with the size of a \
+                 chunk.",
         applies: |comparison| {
             let is_waiting = match (comparison.own, comparison.of_hyper) {
                 (Outcome::Rejected(_), Outcome::Waiting) => true,
                 (Outcome::Waiting, Outcome::Rejected(_)) => comparison.is_tolerated,
+                _ if comparison.ends(BodyEnd::Waiting, BodyEnd::Failed) => {
+                    !comparison.response.bytes.ends_with(b"\n")
+                }
                 _ => comparison.ends(BodyEnd::Failed, BodyEnd::Waiting),
             };
             is_waiting && !comparison.response.closes
