@@ -84,19 +84,20 @@ fn database_url(dir: &Path) -> String {
 pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError> {
     let dir = Path::new(DIR);
     let config = args.config(dir, file)?;
-    // A second demo would set another password for the user of the first.
-    let _lock = lock(dir)?;
     let log = LogGuard::to_stderr(config.log.format);
     let is_public = !args.listen.is_loopback();
     let password = if is_public { random_password()? } else { PASSWORD.to_owned() };
-    if is_public {
-        tracing::warn!(
-            listen = %args.listen,
-            "the demo is reachable from other machines over plain http, with a random password: use it for a short time"
-        );
-    }
     block_on(async {
+        // Creates the directory, for the current user alone.
         let stores = bootstrap::stores(&config).await?;
+        // A second demo would set another password for the user of the first.
+        let _lock = lock(&dir.join(LOCK))?;
+        if is_public {
+            tracing::warn!(
+                listen = %args.listen,
+                "the demo is reachable from other machines over plain http, with a random password: use it for a short time"
+            );
+        }
         seed(&config, &stores, &SecretString::from(password.as_str())).await?;
         write_file(&dir.join(LOGO), include_str!("../../web/favicon.svg"))?;
         write_file(&dir.join(COMMAND_CONFIG), &command_config(dir))?;
@@ -107,11 +108,10 @@ pub(super) fn run(args: &DemoArgs, file: Option<PathBuf>) -> Result<(), CliError
     })
 }
 
-/// Creates the directory and locks it, until the returned file is dropped or the process ends.
-fn lock(dir: &Path) -> Result<File, CliError> {
-    let failed = |error| CliError::failed(format!("cannot lock {}", dir.display()), error);
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let file = File::create(dir.join(LOCK)).map_err(failed)?;
+/// Locks the file at `path`, until the returned one is dropped or the process ends.
+fn lock(path: &Path) -> Result<File, CliError> {
+    let failed = |error| CliError::failed(format!("cannot lock {}", path.display()), error);
+    let file = File::create(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(CliError::Refused(

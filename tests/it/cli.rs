@@ -389,6 +389,8 @@ fn a_second_demo_in_the_same_directory_is_refused() {
     let banner = BufReader::new(first.stdout.take().unwrap()).lines().map_while(Result::ok).take(6);
     let banner: Vec<_> = banner.collect();
     assert!(banner[5].ends_with("start it again, and you are still signed in"), "{banner:?}");
+    let mode = std::fs::metadata(fixture.dir.path().join("data/demo")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "database and keys are the user's");
     for listen in ["0.0.0.0:8080", "127.0.0.1:0"] {
         let second = fixture.run(&["demo", "--listen", listen]);
         assert!(second.fails(1).starts_with("a demo is running in this directory: "), "{}", second.err);
