@@ -36,26 +36,10 @@ fn push_command(text: &mut String, command: &mut Command) {
     if !arguments.is_empty() {
         write!(text, "\n| argument | |\n|---|---|\n{}", arguments.concat()).unwrap();
     }
-    if let Some(examples) = command.get_after_help() {
-        let lines: Vec<String> = examples.to_string().trim_end().lines().map(wrapped).collect();
-        write!(text, "\n```text\n{}\n```\n", lines.join("\n")).unwrap();
+    if command.get_after_help().is_some() {
+        let examples = command.clone().term_width(LINE_LENGTH).help_template("{after-help}").render_help();
+        write!(text, "\n```text\n{}\n```\n", examples.to_string().trim()).unwrap();
     }
-}
-
-/// Breaks a long line, as the program does by the width of the terminal.
-fn wrapped(line: &str) -> String {
-    let mut text = String::new();
-    let mut length = 0;
-    for word in line.split(' ') {
-        if length > 0 {
-            let fits = length + 1 + word.len() <= LINE_LENGTH;
-            text.push(if fits { ' ' } else { '\n' });
-            length = if fits { length + 1 } else { 0 };
-        }
-        text.push_str(word);
-        length += word.len();
-    }
-    if line.starts_with(' ') { line.to_owned() } else { text }
 }
 
 const LINE_LENGTH: usize = 110;
