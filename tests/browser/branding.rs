@@ -30,9 +30,19 @@ async fn logo_colour_and_stylesheet_are_applied() {
         );
     }
     site.open(&browser, "/auth/sign-in").await;
+    assert_eq!(browser.run(WIDTH_WHILE_LOADING, &[]).await, 32);
     let button = "return getComputedStyle(document.querySelector('button.primary')).backgroundColor";
     assert_eq!(browser.run(button, &[]).await, "rgb(26, 127, 90)");
 }
+
+/// Returns the width of a logo that has not arrived. If it were 0, the title would move when the logo arrives.
+const WIDTH_WHILE_LOADING: &str = r#"
+const logo = new Image();
+logo.alt = "";
+logo.src = "/auth/assets/logo.svg?again";
+document.querySelector(".site").prepend(logo);
+return logo.getBoundingClientRect().width;
+"#;
 
 const SEEN: &str = r#"
 const logo = document.querySelector("header img");
