@@ -14,6 +14,7 @@ mod index;
 mod links;
 mod markdown;
 mod metrics;
+mod public_api;
 mod shell;
 mod snippets;
 
