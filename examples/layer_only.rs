@@ -48,7 +48,7 @@ async fn sign_out(
     request: Request,
 ) -> Result<Cookies, StatusCode> {
     let client = ClientInfo::from_request_parts(request.extensions(), request.headers());
-    tokens.terminate(user.session, EndReason::LoggedOut, &client).await.map_err(failed)?;
+    tokens.end(user.session, EndReason::LoggedOut, &client).await.map_err(failed)?;
     let [access, refresh] = cookies().clear();
     Ok(with_cookies(access, refresh))
 }

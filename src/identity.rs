@@ -51,10 +51,11 @@ impl FromStr for SessionId {
 /// ```
 /// use sekisho::identity::Roles;
 ///
-/// let roles = Roles::new(["user", "editor"]).expect("legal names");
+/// let roles = Roles::new(["user", "editor"])?;
 /// assert!(roles.contains("editor"));
 /// assert_eq!(roles.as_str(), "user,editor");
-/// assert!(Roles::new(["a,b"]).is_none());
+/// assert!(Roles::new(["a,b"]).is_err());
+/// # Ok::<(), sekisho::identity::InvalidRole>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles(Arc<str>);
@@ -62,24 +63,28 @@ pub struct Roles(Arc<str>);
 impl Roles {
     /// Creates roles from their names.
     ///
-    /// Returns `None` if a name is empty or contains a comma, a quote, a backslash (which JSON would
-    /// escape), or anything but visible ASCII.
-    #[must_use]
-    pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Option<Self> {
+    /// # Errors
+    ///
+    /// Returns [`InvalidRole::Name`] if a name is empty or contains a comma, a quote, a backslash (which JSON
+    /// would escape), or anything but visible ASCII.
+    pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Self, InvalidRole> {
         let mut list = String::new();
         for name in names {
             push_role(&mut list, name.as_ref())?;
         }
-        Some(Self(list.into()))
+        Ok(Self(list.into()))
     }
 
     /// Parses a comma-separated list, as returned by [`as_str`](Self::as_str).
     ///
-    /// Returns `None` as [`new`](Self::new) does. The empty list has no roles.
-    #[must_use]
-    pub fn from_list(list: &str) -> Option<Self> {
+    /// The empty list has no roles.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn from_list(list: &str) -> Result<Self, InvalidRole> {
         if list.is_empty() {
-            return Some(Self::default());
+            return Ok(Self::default());
         }
         Self::new(list.split(','))
     }
@@ -88,6 +93,12 @@ impl Roles {
     #[must_use]
     pub fn contains(&self, role: &str) -> bool {
         self.iter().any(|name| name == role)
+    }
+
+    /// Returns `true` if there is no role.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Returns the names in order.
@@ -102,16 +113,28 @@ impl Roles {
     }
 }
 
-fn push_role(list: &mut String, name: &str) -> Option<()> {
+/// Reason why a list of role names is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRole {
+    /// A guard has an empty list, which could not restrict access.
+    #[error("no role is named: name at least one")]
+    Empty,
+    /// The name cannot be part of a comma-separated list in a header.
+    #[error("{0:?} is not a role name: use visible ASCII without commas, quotes and backslashes")]
+    Name(String),
+}
+
+fn push_role(list: &mut String, name: &str) -> Result<(), InvalidRole> {
     let is_legal = |byte: u8| byte.is_ascii_graphic() && !br#",\""#.contains(&byte);
     if name.is_empty() || !name.bytes().all(is_legal) {
-        return None;
+        return Err(InvalidRole::Name(name.to_owned()));
     }
     if !list.is_empty() {
         list.push(',');
     }
     list.push_str(name);
-    Some(())
+    Ok(())
 }
 
 impl Serialize for Roles {
@@ -134,7 +157,7 @@ impl<'de> Deserialize<'de> for Roles {
             fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Roles, A::Error> {
                 let mut list = String::with_capacity(TYPICAL_LEN);
                 while let Some(name) = names.next_element::<&str>()? {
-                    push_role(&mut list, name).ok_or_else(|| serde::de::Error::custom("not a role name"))?;
+                    push_role(&mut list, name).map_err(serde::de::Error::custom)?;
                 }
                 Ok(Roles(list.into()))
             }

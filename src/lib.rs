@@ -44,8 +44,10 @@
 //! | module | contents |
 //! |---|---|
 //! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`], [`long_lived_streams`], [`unix_socket`] | the terms that all modules share |
+//! | [`navigation`], [`next`] | navigations of people, and the path to which they return after sign-in |
 //! | [`models`] | sessions, users, audit entries, movies |
-//! | [`layer`] | the tower layer: cookies, verification, refresh |
+//! | [`layer`] | the tower layer: cookies, verification, refresh, guards |
+//! | [`sessions`] | sign-in and sign-out for handlers |
 //! | [`services`] | tokens, rotation, sign-in, users, and the traits of the stores |
 //! | [`backend`] | the stores on SQLite and PostgreSQL |
 //! | [`proxy`] | the reverse proxy: routes, headers, upstreams, WebSockets |
@@ -96,6 +98,8 @@ pub mod identity;
 pub mod layer;
 mod log_interval;
 pub mod models;
+pub mod navigation;
+pub mod next;
 #[cfg(feature = "server")]
 mod printable;
 pub mod problem;
@@ -103,6 +107,7 @@ pub mod request_context;
 pub mod response_abort;
 pub mod services;
 pub mod session_event;
+pub mod sessions;
 #[cfg(feature = "server")]
 pub mod user_agent;
 
@@ -143,6 +148,7 @@ pub use crate::identity::Identity;
 pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};
 pub use crate::services::memory::MemoryStore;
 pub use crate::services::token::{SessionRequest, SessionSettings, Tokens};
+pub use crate::sessions::{Sessions, SignIn, SignOut};
 
 #[cfg(test)]
 mod test_seed;

@@ -42,6 +42,12 @@ impl Problem {
     /// The media type of a problem.
     pub const CONTENT_TYPE: &'static str = "application/problem+json";
 
+    /// The `detail` of [`forbidden`](Self::forbidden).
+    pub(crate) const FORBIDDEN: &'static str = "Your account does not have access to this path.";
+
+    /// The `detail` of [`internal`](Self::internal).
+    pub(crate) const INTERNAL: &'static str = "Something went wrong on the server.";
+
     /// Creates a problem without a `type` of its own.
     #[must_use]
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -53,6 +59,18 @@ impl Problem {
             code,
             sign_in_url: None,
         }
+    }
+
+    /// Creates the problem of a request for which the user lacks a role.
+    #[must_use]
+    pub fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", Self::FORBIDDEN)
+    }
+
+    /// Creates the problem of an unexpected error, whose cause is only logged.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", Self::INTERNAL)
     }
 
     /// Returns the JSON text of the problem.

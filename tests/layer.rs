@@ -25,8 +25,8 @@ use sekisho::client_info::{ClientAddress, ClientInfo};
 use sekisho::identity::{Identity, Roles, SessionId};
 use sekisho::layer::{
     ContinueAnonymous, CookiePolicy, CurrentUser, OnReject, OnStoreLoss, RefreshError, RefreshRequest,
-    RefreshedSession, Reject401, Rejection, SESSION_EVENT_HEADER, SessionActiveFuture, SilentRefresh,
-    SilentRefreshLayer, TokenService, Verified, VerifyError,
+    RefreshedSession, Reject401, RejectedRequest, Rejection, SESSION_EVENT_HEADER, SessionActiveFuture,
+    SilentRefresh, SilentRefreshLayer, TokenService, Verified, VerifyError,
 };
 use sekisho::session_event::SessionEvent;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -705,8 +705,8 @@ fn render(response: &Response<String>) -> String {
 
 #[tokio::test]
 async fn closure_response_gets_session_headers() {
-    let redirect = |rejection: &Rejection| {
-        assert!(rejection.clear_cookies);
+    let redirect = |rejected: &RejectedRequest<'_>| {
+        assert!(rejected.rejection.clear_cookies);
         let mut response = Response::new("elsewhere".to_owned());
         *response.status_mut() = StatusCode::SEE_OTHER;
         Some(response)
@@ -716,7 +716,7 @@ async fn closure_response_gets_session_headers() {
     assert_eq!(summary(&response), r#"303 "elsewhere" logged_out untouched"#);
     assert!(!response.headers().contains_key("www-authenticate"));
 
-    let own_challenge = |_: &Rejection| {
+    let own_challenge = |_: &RejectedRequest<'_>| {
         let response = Response::builder().status(401).header("www-authenticate", "Own");
         Some(response.body(String::new()).unwrap())
     };
@@ -764,7 +764,7 @@ where
     R: OnReject<Body> + Clone + Send + Sync + 'static,
 {
     let app = axum::Router::new()
-        .route("/must", get(|CurrentUser(user): CurrentUser| async move { user.subject.to_string() }))
+        .route("/must", get(|user: CurrentUser| async move { user.subject.to_string() }))
         .route(
             "/may",
             get(|user: Option<CurrentUser>| async move {
@@ -793,7 +793,7 @@ async fn extractor_returns_user_or_rejection() {
 
 #[tokio::test]
 async fn extractor_responds_503_if_store_is_unavailable() {
-    let response = extracted("/must", "refresh_token=store-down", |_: &Rejection| None).await;
+    let response = extracted("/must", "refresh_token=store-down", |_: &RejectedRequest<'_>| None).await;
     assert_eq!(summary(&response), r#"503 "problem" store_unavailable untouched"#);
     assert_eq!(response.headers()["retry-after"], "1");
 }

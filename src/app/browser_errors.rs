@@ -19,7 +19,8 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use crate::http_headers::{SESSION_EVENT_HEADER, X_SIGN_IN_URL};
-use crate::pages::{ErrorPage, Page, Pages, RequestKind, SignInTarget, vary_by_kind};
+use crate::navigation::{RequestKind, vary_by_kind};
+use crate::pages::{ErrorPage, Page, Pages, SignInTarget};
 use crate::problem::Problem;
 use crate::request_context::RequestContext;
 use crate::routers::forward_auth::OriginalRequestSource;

@@ -15,7 +15,7 @@ use super::catch_panic::CatchPanic;
 use super::proxy_stacks::OnReject;
 use super::request_recorder::IdentityRecorder;
 use crate::config::{self, BuiltinRoutes, PathPrefix};
-use crate::layer::{Reject401, Rejection, SilentRefreshLayer};
+use crate::layer::{Reject401, RejectedRequest, SilentRefreshLayer};
 use crate::long_lived_streams::LongLivedStreams;
 use crate::proxy::Forwarded;
 use crate::request_context::RequestContext;
@@ -87,7 +87,7 @@ pub(super) fn router(
     }
     let (mut router, openapi) = api.split_for_parts();
     if server.has(BuiltinRoutes::Docs) {
-        let [access_cookie, _] = pages.auth.cookies.names();
+        let [access_cookie, _] = pages.auth.sessions.cookies().names();
         router = router.merge(docs::router(docs::openapi(openapi, access_cookie)));
     }
     if let Some(demo) = demo {
@@ -142,6 +142,6 @@ fn browser_origin(request: &Request<Body>) -> Option<BrowserOrigin> {
 
 /// Lets every request of the pages continue, also if the session cannot be checked. The pages respond themselves, in
 /// the language of the request.
-fn always_continue(_: &Rejection) -> Option<Response<Body>> {
+fn always_continue(_: &RejectedRequest<'_>) -> Option<Response<Body>> {
     None
 }

@@ -77,6 +77,7 @@ use crate::services::movies::Movies;
 use crate::services::password::{PasswordHasher, PasswordSettings};
 use crate::services::token::{SessionSettings, Tokens};
 use crate::services::users::Users;
+use crate::sessions::Sessions;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::HttpMetrics;
 
@@ -141,7 +142,7 @@ impl App {
         let user_store = Arc::clone(&dependencies.stores.users);
         let users = Users::new(Arc::clone(&user_store), Arc::clone(&passwords), Arc::clone(&clock));
         let auth = Auth::new(user_store, passwords, users.clone(), tokens.clone(), config.login.registration);
-        let mut session = SilentRefreshLayer::new(Arc::new(tokens.clone()), CookiePolicy::clone(&cookies))
+        let mut session = SilentRefreshLayer::new(Arc::new(tokens.clone()), Arc::clone(&cookies))
             .with_on_store_loss(config.session.on_store_loss);
         if let Some(timeout) = dependencies.refresh_timeout {
             session = session.with_refresh_timeout(timeout);
@@ -153,7 +154,8 @@ impl App {
             .with_session_uses(Arc::new(tokens.clone()));
         let shares = ClientShares::new(&config.server.limits);
         let proxies = ProxyStacks::new(session.clone(), shares.clone(), proxy);
-        let state = AuthState { auth, cookies, clock };
+        let sessions = Sessions::new(tokens.clone(), cookies);
+        let state = AuthState { auth, sessions, clock };
         let pages = SharedPages::new(build_pages(config, dependencies.public_origin.host())?);
         let builder = stack_builder(&dependencies, &session, &shares, state, &streams, pages);
         let reloadable = builder.prepare(config, &Routes::default())?;
@@ -223,7 +225,7 @@ fn stack_builder(
     let auth_prefix = config.server.auth_prefix.as_str();
     let sample = dependencies.sample.clone();
     let demo = sample.is_some().then_some(Demo { access_ttl: config.tokens.access_ttl });
-    let cookies = Arc::clone(&state.cookies);
+    let cookies = Arc::clone(state.sessions.cookies());
     let tokens = state.auth.tokens().clone();
     let builtin = builtin::router(
         &config.server,

@@ -7,7 +7,7 @@ use tower::layer::layer_fn;
 
 use super::catch_panic::CatchPanic;
 use super::request_recorder::IdentityRecorder;
-use crate::layer::{Reject401, Rejection, RejectionKind, SilentRefresh, SilentRefreshLayer};
+use crate::layer::{Reject401, RejectedRequest, RejectionKind, SilentRefresh, SilentRefreshLayer};
 use crate::proxy::Proxy;
 use crate::server::ClientShares;
 use crate::services::token::Tokens;
@@ -16,7 +16,7 @@ use crate::services::token::Tokens;
 pub(super) type WithSession<R, S = Proxy> = SilentRefresh<CatchPanic<IdentityRecorder<S>>, Tokens, R>;
 
 /// Decides about a request without a valid session: the response, or `None` to forward it anyway.
-pub(super) type OnReject = fn(&Rejection) -> Option<Response<Body>>;
+pub(super) type OnReject = fn(&RejectedRequest<'_>) -> Option<Response<Body>>;
 
 /// The proxy in three stacks, one for each value of `auth`. All share one connection pool.
 #[derive(Clone)]
@@ -66,7 +66,8 @@ fn with_session<R: Clone, S>(
 }
 
 /// Continues as anonymous when there is no session; responds 503 when the session cannot be checked.
-fn allow_anonymous(rejection: &Rejection) -> Option<Response<Body>> {
+fn allow_anonymous(rejected: &RejectedRequest<'_>) -> Option<Response<Body>> {
+    let rejection = &rejected.rejection;
     (rejection.kind == RejectionKind::Unavailable).then(|| rejection.problem())
 }
 

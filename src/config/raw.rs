@@ -17,6 +17,7 @@ use super::toml;
 use super::value::{RawValue, SourcedValue, quoted};
 use crate::duration_format::format_duration;
 use crate::secret;
+use crate::services::tokens_builder;
 
 /// The value in force for each key, not yet parsed.
 #[derive(Clone, Default)]
@@ -284,4 +285,4 @@ pub(super) fn first_duplicate<T: PartialEq>(items: &[T]) -> Option<&T> {
 const NOT_TEXT: &str = "it is not text in UTF-8: encode random bytes, as `openssl rand -base64 32` does";
 
 /// Ten years as they are parsed, longer than any useful session and far from the end of the calendar.
-const MAX_DURATION: Duration = Duration::from_secs(3_652 * 24 * 60 * 60 + 12 * 60 * 60);
+const MAX_DURATION: Duration = tokens_builder::MAX_LIFETIME;

@@ -7,10 +7,11 @@ use super::headers;
 use super::path_prefix::PathPrefix;
 use super::raw::{RawSettings, first_duplicate};
 use super::server::Server;
-use super::tokens::{EXPECTED_NAME, Tokens, is_name};
+use super::tokens::Tokens;
 use super::upstreams::{self, UpstreamAddr};
 use crate::proxy::RouteSpec;
 use crate::services::keys::Algorithm;
+use crate::services::tokens_builder::{EXPECTED_NAME, is_name};
 
 /// A route of the proxy: a table of `[[routes]]`.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use super::raw::RawSettings;
 use super::tokens::Tokens;
 use crate::duration_format::format_duration;
 use crate::layer::OnStoreLoss;
+use crate::services::tokens_builder::{SESSIONS_PER_USER, max_grace};
 
 /// Lifetime and limits of sessions: `[session]`.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ impl Session {
     ) -> Result<Self, ConfigError> {
         let duration = |key| settings.required(key, settings.duration(key, Duration::from_secs(1)));
         let choices = [("serve", OnStoreLoss::Serve), ("refuse", OnStoreLoss::Refuse)];
-        let max_per_user = settings.integer(MAX_PER_USER, 1..=1_000_000);
+        let max_per_user = settings.integer(MAX_PER_USER, SESSIONS_PER_USER);
         let session = Self {
             idle_ttl: duration("session.idle_ttl")?,
             absolute_ttl: duration("session.absolute_ttl")?,
@@ -51,8 +52,8 @@ impl Session {
 
     fn check_lifetimes(&self, settings: &RawSettings, access_ttl: Duration) -> Result<(), ConfigError> {
         let access = format_duration(access_ttl);
-        if self.grace > access_ttl / 2 {
-            let half = format_duration(access_ttl / 2);
+        if self.grace > max_grace(access_ttl) {
+            let half = format_duration(max_grace(access_ttl));
             let problem = format!("expected at most {half}, half of tokens.access_ttl ({access})");
             return Err(settings.invalid("session.grace", problem));
         }

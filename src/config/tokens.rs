@@ -9,6 +9,7 @@ use super::error::ConfigError;
 use super::raw::RawSettings;
 use crate::duration_format::format_duration;
 use crate::services::keys::Algorithm;
+use crate::services::tokens_builder::{EXPECTED_NAME, MIN_ACCESS_TTL, is_name};
 use crate::services::weak_secret::find_weakness;
 
 /// Access tokens and signing keys: `[tokens]`.
@@ -80,11 +81,6 @@ fn name(settings: &RawSettings, key: &str) -> Result<String, ConfigError> {
     if is_name(name) { Ok(name.to_owned()) } else { Err(settings.invalid(key, EXPECTED_NAME)) }
 }
 
-/// Returns `true` if `text` is a valid issuer or audience.
-pub(super) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic())
-}
-
 fn keys(settings: &RawSettings, algorithm: Algorithm) -> Result<KeySource, ConfigError> {
     let Some(secret) = settings.secret("tokens.secret")? else {
         let dir = settings.required("tokens.key_dir", settings.text("tokens.key_dir"))?;
@@ -115,11 +111,6 @@ fn keys(settings: &RawSettings, algorithm: Algorithm) -> Result<KeySource, Confi
 
 const ALGORITHMS: [(&str, Algorithm); 3] =
     [("HS256", Algorithm::Hs256), ("ES256", Algorithm::Es256), ("EdDSA", Algorithm::EdDsa)];
-
-pub(super) const EXPECTED_NAME: &str = "expected 1 to 255 visible ASCII characters";
-
-/// Twice the minimum of `session.grace`, which is at most half of the lifetime.
-const MIN_ACCESS_TTL: Duration = Duration::from_secs(2);
 
 /// Twice the interval at which replicas reread the key directory.
 const RECOMMENDED_MIN_ACTIVATION: Duration = Duration::from_secs(20);

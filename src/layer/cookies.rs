@@ -102,9 +102,9 @@ impl CookiePolicy {
     /// # Errors
     ///
     /// Returns [`DuplicateCookie`] if one of them occurs twice, because it is unclear which one is genuine.
-    pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<SessionCookies<'h>, DuplicateCookie> {
+    pub fn read<'h>(&self, headers: &'h HeaderMap) -> Result<RequestCookies<'h>, DuplicateCookie> {
         let [access, refresh] = self.find(headers)?;
-        Ok(SessionCookies {
+        Ok(RequestCookies {
             access: CookieValue::from_bytes(access),
             refresh: CookieValue::from_bytes(refresh),
         })
@@ -268,14 +268,14 @@ pub struct DuplicateCookie;
 
 /// Both cookies of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionCookies<'h> {
+pub struct RequestCookies<'h> {
     /// The access token.
     pub access: CookieValue<'h>,
     /// The refresh token.
     pub refresh: CookieValue<'h>,
 }
 
-impl SessionCookies<'_> {
+impl RequestCookies<'_> {
     /// Returns `true` if one of the cookies is present, usable or not.
     #[must_use]
     pub fn any(&self) -> bool {

@@ -1,30 +1,56 @@
-use std::convert::Infallible;
 use std::ops::Deref;
 
 use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
+use http::{Extensions, Uri};
 
+use super::forbidden::Forbidden;
 use super::reject::Rejection;
 use crate::identity::Identity;
-use crate::session_event::SessionEvent;
+use crate::problem::Problem;
 
 /// Extractor for the signed-in user.
 ///
-/// Rejects anonymous requests with a 401 and a problem that names the [`SessionEvent`]. Use
-/// `Option<CurrentUser>` to allow anonymous requests.
+/// Rejects anonymous requests with a 401 and a problem that names the
+/// [`SessionEvent`](crate::session_event::SessionEvent). Use `Option<CurrentUser>` to allow anonymous requests.
 ///
-/// Requires [`SilentRefreshLayer`](super::SilentRefreshLayer) around the handler. Without it all requests
-/// are anonymous. See the [module docs](crate::layer) for an example.
+/// Requires [`SilentRefreshLayer`](super::SilentRefreshLayer) around the handler. Without it every request gets a 500,
+/// and the log names the missing layer. See the [module docs](crate::layer) for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CurrentUser(pub Identity);
+#[non_exhaustive]
+pub struct CurrentUser {
+    /// The user and session of the access token.
+    pub identity: Identity,
+}
+
+impl CurrentUser {
+    /// Checks that the user has a role.
+    ///
+    /// ```
+    /// use sekisho::CurrentUser;
+    /// use sekisho::layer::Forbidden;
+    ///
+    /// async fn reports(user: CurrentUser) -> Result<&'static str, Forbidden> {
+    ///     user.require_role("editor")?;
+    ///     Ok("All reports.")
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Forbidden`], which is a 403, if the user does not have it.
+    pub fn require_role(&self, role: &str) -> Result<(), Forbidden> {
+        if self.identity.roles.contains(role) { Ok(()) } else { Err(Forbidden) }
+    }
+}
 
 impl Deref for CurrentUser {
     type Target = Identity;
 
     fn deref(&self) -> &Identity {
-        &self.0
+        &self.identity
     }
 }
 
@@ -32,32 +58,64 @@ impl<S: Sync> FromRequestParts<S> for CurrentUser {
     type Rejection = NotSignedIn;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotSignedIn> {
-        let extensions = &parts.extensions;
-        extensions.get::<Identity>().cloned().map(Self).ok_or_else(|| {
-            let rejection = extensions.get::<Rejection>().copied();
-            NotSignedIn(rejection.unwrap_or(Rejection::new(SessionEvent::Missing)))
-        })
+        let identity = identity_of(&parts.extensions, &parts.uri)?.clone();
+        Ok(Self { identity })
     }
 }
 
+/// `None` for anonymous requests. A missing layer is an error here too.
 impl<S: Sync> OptionalFromRequestParts<S> for CurrentUser {
-    type Rejection = Infallible;
+    type Rejection = NotSignedIn;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
-        Ok(parts.extensions.get::<Identity>().cloned().map(Self))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, NotSignedIn> {
+        match identity_of(&parts.extensions, &parts.uri) {
+            Ok(identity) => Ok(Some(Self { identity: identity.clone() })),
+            Err(NotSignedIn::Rejected(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
-/// Rejection of [`CurrentUser`] for anonymous requests.
+/// Returns the identity that the layer has added to a request.
+///
+/// The layer adds either that or the rejection to every request, so that a request with neither has not passed it.
+pub(super) fn identity_of<'r>(extensions: &'r Extensions, uri: &Uri) -> Result<&'r Identity, NotSignedIn> {
+    if let Some(identity) = extensions.get::<Identity>() {
+        return Ok(identity);
+    }
+    if let Some(rejection) = extensions.get::<Rejection>() {
+        return Err(NotSignedIn::Rejected(*rejection));
+    }
+    tracing::error!(
+        path = uri.path(),
+        "SilentRefreshLayer is missing around this route: add it to the router after the route"
+    );
+    Err(NotSignedIn::MissingLayer)
+}
+
+/// Rejection of [`CurrentUser`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no signed-in user: {}", .0.event)]
-pub struct NotSignedIn(
-    /// The reason.
-    pub Rejection,
-);
+#[non_exhaustive]
+pub enum NotSignedIn {
+    /// The route is not behind [`SilentRefreshLayer`](super::SilentRefreshLayer): 500.
+    #[error("SilentRefreshLayer is missing around this route")]
+    MissingLayer,
+    /// The request is anonymous: 401, or 503 if the session cannot be checked.
+    #[error("no signed-in user: {}", .0.event)]
+    Rejected(Rejection),
+}
+
+impl NotSignedIn {
+    pub(super) fn problem<B: From<String>>(&self) -> http::Response<B> {
+        match self {
+            Self::MissingLayer => Problem::internal().into_response(),
+            Self::Rejected(rejection) => rejection.problem(),
+        }
+    }
+}
 
 impl IntoResponse for NotSignedIn {
     fn into_response(self) -> Response<Body> {
-        self.0.problem()
+        self.problem()
     }
 }

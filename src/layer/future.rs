@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::decision::{RefreshOutcome, refresh_outcome};
-use super::reject::{OnReject, Rejection};
+use super::reject::{OnReject, RejectedRequest, Rejection};
 use super::response::{ResponseAction, clear_cookies};
 use super::settings::Settings;
 use super::token::{RefreshError, RefreshedSession, SessionActiveFuture, TokenService};
@@ -107,7 +107,7 @@ where
         settings: &Settings<T, R>,
     ) -> Self {
         log_rejection(&rejection);
-        let state = match settings.on_reject.on_reject(&rejection) {
+        let state = match settings.on_reject.on_reject(&RejectedRequest::new(rejection, &request)) {
             Some(mut response) => {
                 rejection.insert_headers(&mut response);
                 clear_cookies(&mut response, &rejection, &settings.cookies);

@@ -1,6 +1,6 @@
 //! Response headers that the layer sets.
 
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY};
 
 use crate::http_headers::{PRIVATE_NO_STORE, SESSION_EVENT_HEADER, list_contains};
 use crate::session_event::SessionEvent;
@@ -8,6 +8,14 @@ use crate::session_event::SessionEvent;
 /// Sets `X-Session-Event`.
 pub(super) fn insert_event(headers: &mut HeaderMap, event: SessionEvent) {
     headers.insert(SESSION_EVENT_HEADER, HeaderValue::from_static(event.as_str()));
+}
+
+/// Adds the `Set-Cookie` lines of both session cookies, and keeps the response out of caches.
+pub(super) fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
+    for cookie in cookies {
+        headers.append(SET_COOKIE, cookie);
+    }
+    make_private(headers);
 }
 
 /// Keeps the response out of shared caches.

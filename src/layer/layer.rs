@@ -5,6 +5,7 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use super::cookies::CookiePolicy;
+use super::policies;
 use super::reject::ContinueAnonymous;
 use super::service::SilentRefresh;
 use super::settings::{OnStoreLoss, Settings};
@@ -20,13 +21,16 @@ pub struct SilentRefreshLayer<T, R = ContinueAnonymous> {
 impl<T> SilentRefreshLayer<T> {
     /// Creates a layer that checks and refreshes sessions with `tokens` and carries them in the cookies
     /// of `cookies`. Requests without a session continue as anonymous.
-    pub fn new(tokens: Arc<T>, cookies: CookiePolicy) -> Self {
+    pub fn new(tokens: Arc<T>, cookies: impl Into<Arc<CookiePolicy>>) -> Self {
+        let cookies = cookies.into();
+        policies::register(&cookies);
         let settings = Settings {
             tokens,
-            cookies: Arc::new(cookies),
+            cookies,
             on_reject: ContinueAnonymous,
             refresh_timeout: DEFAULT_REFRESH_TIMEOUT,
             on_store_loss: OnStoreLoss::Serve,
+            is_policy_reported: Arc::default(),
         };
         Self { settings }
     }
@@ -36,9 +40,18 @@ impl<T, R> SilentRefreshLayer<T, R> {
     /// Sets the handling of requests without a valid session: any [`OnReject`](super::OnReject), such as
     /// [`Reject401`](super::Reject401) or a closure. The default is [`ContinueAnonymous`].
     pub fn with_on_reject<R2>(self, on_reject: R2) -> SilentRefreshLayer<T, R2> {
-        let Settings { tokens, cookies, refresh_timeout, on_store_loss, .. } = self.settings;
-        let settings = Settings { tokens, cookies, on_reject, refresh_timeout, on_store_loss };
-        SilentRefreshLayer { settings }
+        let Settings { tokens, cookies, refresh_timeout, on_store_loss, is_policy_reported, .. } =
+            self.settings;
+        SilentRefreshLayer {
+            settings: Settings {
+                tokens,
+                cookies,
+                on_reject,
+                refresh_timeout,
+                on_store_loss,
+                is_policy_reported,
+            },
+        }
     }
 
     /// Sets the timeout of a refresh while the access token is still valid: 100 ms by default.

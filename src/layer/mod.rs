@@ -220,28 +220,37 @@ mod bearer;
 mod cookies;
 mod decision;
 mod extract;
+mod forbidden;
 mod future;
+mod guards;
 mod headers;
 #[expect(clippy::module_inception, reason = "named for its role, as its siblings are")]
 mod layer;
+mod policies;
+mod redirect;
 mod reject;
 mod response;
 mod service;
+mod session_cookies;
 mod settings;
 mod token;
 
 #[cfg(feature = "server")]
 pub(crate) use self::bearer::from_headers as bearer_token;
 pub use self::cookies::{
-    CookiePolicy, CookiePolicyError, CookieValue, DuplicateCookie, IllegalToken, SameSite, SessionCookies,
+    CookiePolicy, CookiePolicyError, CookieValue, DuplicateCookie, IllegalToken, RequestCookies, SameSite,
 };
 #[cfg(feature = "server")]
 pub(crate) use self::decision::{Decision, decide};
 pub use self::extract::{CurrentUser, NotSignedIn};
+pub use self::forbidden::Forbidden;
 pub use self::future::ResponseFuture;
+pub use self::guards::{Guarded, RequireRole, RequireUser};
 pub use self::layer::SilentRefreshLayer;
-pub use self::reject::{ContinueAnonymous, OnReject, Reject401, Rejection, RejectionKind};
+pub use self::redirect::{InvalidSignInPath, RedirectToSignIn};
+pub use self::reject::{ContinueAnonymous, OnReject, Reject401, RejectedRequest, Rejection, RejectionKind};
 pub use self::service::SilentRefresh;
+pub use self::session_cookies::SessionCookies;
 pub use self::settings::OnStoreLoss;
 pub use self::token::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,

@@ -1,7 +1,9 @@
 //! Requests without a valid session.
 
-use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{Response, StatusCode};
+use std::fmt;
+
+use http::header::{HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Extensions, Method, Request, Response, StatusCode, Uri};
 
 use super::headers::{insert_event, make_private};
 use crate::problem::Problem;
@@ -102,23 +104,21 @@ impl Rejection {
 
 /// Handles requests without a valid session.
 ///
-/// Implemented for closures `Fn(&Rejection) -> Option<Response<B>>`:
+/// [`Reject401`] and [`RedirectToSignIn`](super::RedirectToSignIn) are the usual ones. Also implemented for closures
+/// `Fn(&RejectedRequest<'_>) -> Option<Response<B>>`:
 ///
 /// ```
 /// use std::sync::Arc;
-/// use http::{Response, StatusCode, header};
-/// use sekisho::layer::{CookiePolicy, Rejection, RejectionKind, SilentRefreshLayer, TokenService};
+/// use http::Response;
+/// use sekisho::layer::{CookiePolicy, RejectedRequest, SilentRefreshLayer, TokenService};
 ///
-/// # fn redirecting<T: TokenService>(tokens: Arc<T>) -> SilentRefreshLayer<T, impl Clone> {
-/// SilentRefreshLayer::new(tokens, CookiePolicy::default()).with_on_reject(|rejection: &Rejection| {
-///     let mut response = Response::new(String::new());
-///     *response.status_mut() = match rejection.kind {
-///         RejectionKind::Unauthenticated => StatusCode::SEE_OTHER,
-///         RejectionKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-///     };
-///     response.headers_mut().insert(header::LOCATION, header::HeaderValue::from_static("/sign-in"));
-///     Some(response)
-/// })
+/// /// Rejects anonymous requests of the API. Pages are for everyone.
+/// fn reject_api(rejected: &RejectedRequest<'_>) -> Option<Response<String>> {
+///     rejected.uri.path().starts_with("/api/").then(|| rejected.rejection.problem())
+/// }
+///
+/// # fn session_layer<T: TokenService>(tokens: Arc<T>) -> SilentRefreshLayer<T, impl Clone> {
+/// SilentRefreshLayer::new(tokens, CookiePolicy::default()).with_on_reject(reject_api)
 /// # }
 /// ```
 pub trait OnReject<B> {
@@ -127,12 +127,51 @@ pub trait OnReject<B> {
     /// The layer adds `X-Session-Event`, `Cache-Control`, `Vary` and, depending on the status,
     /// `WWW-Authenticate` or `Retry-After`. On a 401 it also clears the cookies if
     /// [`Rejection::clear_cookies`] is set.
-    fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>>;
+    fn on_reject(&self, rejected: &RejectedRequest<'_>) -> Option<Response<B>>;
 }
 
-impl<F: Fn(&Rejection) -> Option<Response<B>>, B> OnReject<B> for F {
-    fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>> {
-        self(rejection)
+impl<F: Fn(&RejectedRequest<'_>) -> Option<Response<B>>, B> OnReject<B> for F {
+    fn on_reject(&self, rejected: &RejectedRequest<'_>) -> Option<Response<B>> {
+        self(rejected)
+    }
+}
+
+/// A request without a valid session, and the reason.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct RejectedRequest<'r> {
+    /// The reason.
+    pub rejection: Rejection,
+    /// The method.
+    pub method: &'r Method,
+    /// The target. Within an axum router that is nested at a path, it lacks that path.
+    pub uri: &'r Uri,
+    /// The headers, cookies included.
+    pub headers: &'r HeaderMap,
+    /// The extensions, such as axum's `OriginalUri`.
+    pub extensions: &'r Extensions,
+}
+
+impl<'r> RejectedRequest<'r> {
+    pub(super) fn new<B>(rejection: Rejection, request: &'r Request<B>) -> Self {
+        Self {
+            rejection,
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
+}
+
+/// Shows neither the headers nor the query, which may have secrets.
+impl fmt::Debug for RejectedRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RejectedRequest")
+            .field("rejection", &self.rejection)
+            .field("method", &self.method)
+            .field("path", &self.uri.path())
+            .finish_non_exhaustive()
     }
 }
 
@@ -142,12 +181,13 @@ impl<F: Fn(&Rejection) -> Option<Response<B>>, B> OnReject<B> for F {
 pub struct ContinueAnonymous;
 
 impl<B: Default> OnReject<B> for ContinueAnonymous {
-    fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>> {
-        if rejection.kind == RejectionKind::Unauthenticated {
+    fn on_reject(&self, rejected: &RejectedRequest<'_>) -> Option<Response<B>> {
+        let kind = rejected.rejection.kind;
+        if kind == RejectionKind::Unauthenticated {
             return None;
         }
         let mut response = Response::new(B::default());
-        *response.status_mut() = rejection.kind.status();
+        *response.status_mut() = kind.status();
         Some(response)
     }
 }
@@ -157,7 +197,7 @@ impl<B: Default> OnReject<B> for ContinueAnonymous {
 pub struct Reject401;
 
 impl<B: From<String>> OnReject<B> for Reject401 {
-    fn on_reject(&self, rejection: &Rejection) -> Option<Response<B>> {
-        Some(rejection.problem())
+    fn on_reject(&self, rejected: &RejectedRequest<'_>) -> Option<Response<B>> {
+        Some(rejected.rejection.problem())
     }
 }

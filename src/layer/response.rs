@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::cookies::CookiePolicy;
-use super::headers::{insert_event, is_public, make_private};
+use super::headers::{append_cookies, insert_event, is_public, make_private};
 use super::reject::Rejection;
 use super::token::{RefreshedSession, SessionActiveFuture, TokenService};
 use crate::http_headers::SESSION_EVENT_HEADER;
@@ -56,13 +56,10 @@ impl<T: TokenService> NewCookies<T> {
         let values = self.values.take().filter(|_| self.is_deliverable());
         let not_modified = response.status() == StatusCode::NOT_MODIFIED;
         let headers = response.headers_mut();
-        if self.policy.sets_session_cookie(headers) {
-            // After a sign-out or password change, the handler's cookies and event take precedence.
-            headers.entry(SESSION_EVENT_HEADER).or_insert(HeaderValue::from_static(self.event.as_str()));
+        if report_unless_set(headers, &self.policy, self.event) {
             make_private(headers);
             return;
         }
-        insert_event(headers, self.event);
         if let Some(values) = values.filter(|_| !not_modified && !is_public(headers)) {
             append_cookies(headers, values);
         }
@@ -119,11 +116,23 @@ impl<T: TokenService> ResponseAction<T> {
             Self::Report(event) => insert_event(response.headers_mut(), event),
             Self::SetCookies(cookies) => cookies.apply(response),
             Self::Anonymous { rejection, policy } => {
-                insert_event(response.headers_mut(), rejection.event);
+                report_unless_set(response.headers_mut(), &policy, rejection.event);
                 clear_cookies(response, &rejection, &policy);
             }
         }
     }
+}
+
+/// Reports the event, unless the handler has set or cleared a session cookie and reported another. Returns `true` if it
+/// has set or cleared one.
+///
+/// After a sign-in, a sign-out or a change of the password, the handler's cookies and event take precedence.
+fn report_unless_set(headers: &mut HeaderMap, policy: &CookiePolicy, event: SessionEvent) -> bool {
+    let is_set = policy.sets_session_cookie(headers);
+    if !is_set || !headers.contains_key(SESSION_EVENT_HEADER) {
+        insert_event(headers, event);
+    }
+    is_set
 }
 
 /// Clears the cookies if the rejection allows it and the response is a 401.
@@ -133,11 +142,4 @@ pub(super) fn clear_cookies<B>(response: &mut Response<B>, rejection: &Rejection
     if rejection.clear_cookies && is_unauthorized && !policy.sets_session_cookie(headers) {
         append_cookies(headers, policy.clear());
     }
-}
-
-fn append_cookies(headers: &mut HeaderMap, cookies: [HeaderValue; 2]) {
-    for cookie in cookies {
-        headers.append(SET_COOKIE, cookie);
-    }
-    make_private(headers);
 }

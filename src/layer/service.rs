@@ -8,6 +8,7 @@ use tower_service::Service;
 
 use super::decision::{Decision, decide};
 use super::future::ResponseFuture;
+use super::policies;
 use super::reject::{ContinueAnonymous, OnReject};
 use super::settings::Settings;
 use super::token::TokenService;
@@ -42,6 +43,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Settings { cookies, is_policy_reported, .. } = &*self.settings;
+        policies::check(cookies, is_policy_reported, request.extensions_mut());
         match decide(&*self.settings.tokens, &self.settings.cookies, &request) {
             Decision::Accept(identity) => {
                 request.extensions_mut().insert(identity);

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::cookies::CookiePolicy;
@@ -20,6 +21,8 @@ pub(super) struct Settings<T, R> {
     pub(super) on_reject: R,
     pub(super) refresh_timeout: Duration,
     pub(super) on_store_loss: OnStoreLoss,
+    /// True once the log has named an outer layer with other cookies. Shared by all clones of the layer.
+    pub(super) is_policy_reported: Arc<AtomicBool>,
 }
 
 // Not derived: a derive would require `T: Clone`.
@@ -31,6 +34,7 @@ impl<T, R: Clone> Clone for Settings<T, R> {
             on_reject: self.on_reject.clone(),
             refresh_timeout: self.refresh_timeout,
             on_store_loss: self.on_store_loss,
+            is_policy_reported: Arc::clone(&self.is_policy_reported),
         }
     }
 }

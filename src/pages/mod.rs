@@ -13,8 +13,6 @@ mod error;
 mod files;
 mod headers;
 mod language;
-mod navigation;
-mod next;
 mod page;
 mod render;
 mod settings;
@@ -31,8 +29,6 @@ pub use self::demo_page::{
 pub use self::error::PagesError;
 pub(crate) use self::headers::CONTENT_SECURITY_POLICY;
 pub use self::language::Language;
-pub use self::navigation::{RequestKind, vary_by_kind};
-pub use self::next::Next;
 pub use self::page::{
     AccountPage, CookieProblem, Device, ErrorPage, FormProblem, Notice, Page, RefreshPage, SignInPage,
     SignOutPage,

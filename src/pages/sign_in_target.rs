@@ -2,8 +2,8 @@
 
 use url::form_urlencoded::byte_serialize;
 
-use super::next::Next;
 use super::settings::SignIn;
+use crate::next::Next;
 
 /// Address of the sign-in page, to which navigations without a session are redirected.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,7 +37,7 @@ pub enum ProxyError {
     #[error("The transfer coding of the request's body is not supported.")]
     CodingUnknown,
     /// The user has none of the roles that the route requires.
-    #[error("Your account may not use this path.")]
+    #[error("{}", Problem::FORBIDDEN)]
     Forbidden,
     /// The user's id or e-mail address is not a valid header value.
     #[error("The request could not be forwarded.")]

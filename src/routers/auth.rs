@@ -3,13 +3,12 @@
 //! The [`public`] routes are outside the session layer and read the cookies themselves. The [`signed_in`]
 //! routes are behind it.
 
-use std::collections::{BTreeSet, HashSet};
-
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::VARY;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secrecy::SecretString;
 use tower_cookies::{CookieManagerLayer, Cookies};
@@ -34,6 +33,7 @@ use crate::schemas::problem::{ReadErrorResponses, WriteErrorResponses};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::users::NewUser;
 use crate::session_event::SessionEvent;
+use crate::sessions::SignOut;
 
 /// Maximum size of request bodies, in bytes.
 pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
@@ -92,7 +92,7 @@ async fn login(
     LoginBody(login): LoginBody,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let credentials = Credentials { password: SecretString::from(login.password), email: login.email };
-    let replaced = state.sessions_in(&headers).next();
+    let replaced = state.sessions.sessions_in(&headers).next();
     let (user, issued) = state.auth.sign_in(&credentials, SessionKind::Browser, client, replaced).await?;
     state.set_cookies(&cookies, &issued.tokens);
     Ok(Json(SessionResponse::new(&user, &issued.session, issued.tokens.identity.expires_at)))
@@ -107,16 +107,8 @@ async fn login(
             content_type = Problem::CONTENT_TYPE),
     ),
 )]
-async fn logout(
-    State(state): State<AuthState>,
-    cookies: Cookies,
-    headers: HeaderMap,
-    client: ClientInfo,
-) -> Result<impl IntoResponse, ApiError> {
-    let sessions: BTreeSet<_> = state.sessions_in(&headers).collect();
-    state.auth.sign_out(sessions.into_iter().collect(), &client).await?;
-    state.clear_cookies(&cookies);
-    Ok((StatusCode::NO_CONTENT, event_header(SessionEvent::LoggedOut)))
+async fn logout(State(state): State<AuthState>, request: Parts) -> Result<(StatusCode, SignOut), ApiError> {
+    Ok((StatusCode::NO_CONTENT, state.sessions.sign_out(&request).await?))
 }
 
 /// Refresh the session now.
@@ -136,8 +128,11 @@ async fn refresh(
     headers: HeaderMap,
     client: ClientInfo,
 ) -> Result<Response, ApiError> {
-    let presented =
-        state.cookies.read(&headers).map_err(|_| ApiError::Unauthenticated(SessionEvent::Malformed))?;
+    let presented = state
+        .sessions
+        .cookies()
+        .read(&headers)
+        .map_err(|_| ApiError::Unauthenticated(SessionEvent::Malformed))?;
     if !presented.any() {
         return Err(ApiError::Unauthenticated(SessionEvent::Missing));
     }
@@ -206,7 +201,7 @@ async fn register(
     responses((status = 200, description = "The session.", body = SessionResponse), ReadErrorResponses),
 )]
 async fn session(
-    CurrentUser(identity): CurrentUser,
+    CurrentUser { identity, .. }: CurrentUser,
     State(state): State<AuthState>,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let (user, session) = state.auth.current_session(&identity).await?;
@@ -220,7 +215,7 @@ async fn session(
         body = Vec<SessionListItem>), ReadErrorResponses),
 )]
 async fn sessions(
-    CurrentUser(identity): CurrentUser,
+    CurrentUser { identity, .. }: CurrentUser,
     State(state): State<AuthState>,
 ) -> Result<Json<Vec<SessionListItem>>, ApiError> {
     let sessions = state.auth.sessions(&identity).await?;
@@ -240,7 +235,7 @@ async fn sessions(
     ),
 )]
 async fn end_session(
-    CurrentUser(identity): CurrentUser,
+    CurrentUser { identity, .. }: CurrentUser,
     State(state): State<AuthState>,
     client: ClientInfo,
     id: Result<Path<Uuid>, PathRejection>,
@@ -260,7 +255,7 @@ async fn end_session(
     ),
 )]
 async fn password(
-    CurrentUser(identity): CurrentUser,
+    CurrentUser { identity, .. }: CurrentUser,
     State(state): State<AuthState>,
     client: ClientInfo,
     JsonBody(change): JsonBody<ChangePasswordRequest>,
@@ -281,7 +276,7 @@ async fn password(
     responses((status = 204, description = "Signed out everywhere."), ReadErrorResponses),
 )]
 async fn logout_all(
-    CurrentUser(identity): CurrentUser,
+    CurrentUser { identity, .. }: CurrentUser,
     State(state): State<AuthState>,
     cookies: Cookies,
     client: ClientInfo,
@@ -307,25 +302,16 @@ impl<S: Send + Sync> FromRequest<S> for LoginBody {
 }
 
 impl AuthState {
-    /// Returns the sessions identified by the session cookies of a request, including repeated cookies. Equal
-    /// cookies are verified once.
-    pub(super) fn sessions_in(&self, headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
-        let tokens = self.auth.tokens();
-        let mut seen = HashSet::new();
-        self.cookies
-            .tokens_in(headers)
-            .filter(move |token| seen.insert(*token))
-            .filter_map(move |token| tokens.identify_session(Some(token), Some(token)))
-    }
-
     pub(super) fn set_cookies(&self, cookies: &Cookies, session: &RefreshedSession) {
-        for cookie in self.cookies.build(&session.access_token, &session.refresh_token, session.max_age) {
+        for cookie in
+            self.sessions.cookies().build(&session.access_token, &session.refresh_token, session.max_age)
+        {
             cookies.add(cookie);
         }
     }
 
     pub(super) fn clear_cookies(&self, cookies: &Cookies) {
-        for cookie in self.cookies.build_removal() {
+        for cookie in self.sessions.cookies().build_removal() {
             cookies.add(cookie);
         }
     }

@@ -41,7 +41,7 @@ pub enum ApiError {
     #[error("{0}")]
     Forbidden(&'static str),
     /// An unexpected error in the gateway.
-    #[error("Something went wrong on the server.")]
+    #[error("{}", Problem::INTERNAL)]
     Internal(#[source] Box<dyn Error + Send + Sync>),
     /// The email address and password do not match an enabled user.
     #[error("Incorrect email address or password.")]
@@ -56,7 +56,7 @@ pub enum ApiError {
     #[error("{0}")]
     NotFound(&'static str),
     /// A panic was caught and logged.
-    #[error("Something went wrong on the server.")]
+    #[error("{}", Problem::INTERNAL)]
     Panicked,
     /// Registration is closed.
     #[error("Registration is closed. Accounts are created by the operator.")]

@@ -64,7 +64,7 @@ pub fn script() -> Router {
 /// Adds the [`Identity`] to a request without refreshing its session, as middleware.
 pub async fn identify(State(state): State<AuthState>, mut request: Request, next: Next) -> Response {
     let tokens = state.auth.tokens();
-    let identified = match decide(tokens, &state.cookies, &request) {
+    let identified = match decide(tokens, state.sessions.cookies(), &request) {
         Decision::Accept(identity) | Decision::Refresh { current: Some(identity), .. } => Ok(identity),
         Decision::Refresh { refresh, current: None } => {
             tokens.identify_without_refresh(&refresh).await.map_err(Rejection::from)
@@ -95,7 +95,7 @@ pub async fn identify(State(state): State<AuthState>, mut request: Request, next
     ),
 )]
 async fn events(
-    CurrentUser(identity): CurrentUser,
+    CurrentUser { identity, .. }: CurrentUser,
     State(state): State<EventsState>,
     method: Method,
 ) -> Response {

@@ -27,6 +27,7 @@ use crate::http_headers::{
 };
 use crate::identity::{Identity, Roles};
 use crate::layer::CookiePolicy;
+use crate::problem::Problem;
 
 /// Headers that describe the original request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub fn respond<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
         return Err(ApiError::internal(MissingExtensions));
     };
     if roles.as_ref().is_some_and(|roles| !roles.iter().any(|role| identity.roles.contains(role))) {
-        return Err(ApiError::Forbidden("Your account does not have access to this path."));
+        return Err(ApiError::Forbidden(Problem::FORBIDDEN));
     }
     let cookies: Vec<&[u8]> = request.headers().get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let mut response = Response::new(Body::empty());
@@ -189,7 +190,7 @@ fn roles_from_header(headers: &HeaderMap) -> Result<RequiredRoles, ApiError> {
 /// Parses a list of roles. An empty list is rejected, because it would not restrict access.
 fn parse_roles(list: Option<&str>) -> Result<RequiredRoles, ApiError> {
     let Some(list) = list else { return Ok(RequiredRoles(None)) };
-    let roles = Roles::from_list(list).filter(|roles| !roles.as_str().is_empty());
+    let roles = Roles::from_list(list).ok().filter(|roles| !roles.is_empty());
     let roles = roles.ok_or_else(|| invalid("The roles must be a comma-separated list of names."))?;
     Ok(RequiredRoles(Some(roles)))
 }

@@ -37,16 +37,16 @@ use std::sync::Arc;
 pub use self::error::{ApiError, with_fallbacks};
 pub use self::extract::{JsonBody, QueryParams};
 use crate::clock::Clock;
-use crate::layer::CookiePolicy;
 use crate::services::auth::Auth;
+use crate::sessions::Sessions;
 
 /// State of the routes of `/auth` and `/token`.
 #[derive(Clone)]
 pub struct AuthState {
     /// Authentication service.
     pub auth: Auth,
-    /// Cookie policy, shared with the session layer.
-    pub cookies: Arc<CookiePolicy>,
+    /// The tokens of `auth` and the cookie policy of the session layer.
+    pub sessions: Sessions,
     /// Clock.
     pub clock: Arc<dyn Clock>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 use super::password::{Caller, PasswordError, PasswordHasher};
-use super::store::{PasswordChange, SessionFilter, StoreError, UserStore};
+use super::store::{PasswordChange, StoreError, UserStore};
 use super::token::{IssuedSession, SessionRequest, SignInError, Tokens};
 use super::users::{NewUser, UserError, Users};
 use crate::client_info::ClientInfo;
@@ -193,18 +193,6 @@ impl Auth {
         Ok(self.users.has_password(&user, password).await?)
     }
 
-    /// Terminates sessions. Unknown ones are ignored.
-    ///
-    /// # Errors
-    ///
-    /// If the store is unavailable. The cookies must not be cleared in this case.
-    pub async fn sign_out(&self, sessions: Vec<SessionId>, client: &ClientInfo) -> Result<(), AuthError> {
-        for session in self.tokens.terminate_list(sessions, EndReason::LoggedOut, client).await? {
-            tracing::info!(%session, session_event = "logged_out", "signed out");
-        }
-        Ok(())
-    }
-
     /// Terminates all sessions of a user.
     ///
     /// # Errors
@@ -215,8 +203,7 @@ impl Auth {
         identity: &Identity,
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
-        let which = SessionFilter::User(user_id(identity)?);
-        let ended = self.tokens.terminate_matching(&which, EndReason::LoggedOut, client).await?;
+        let ended = self.tokens.end_all(user_id(identity)?, None, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "signed out everywhere");
         Ok(())
     }
@@ -231,8 +218,8 @@ impl Auth {
         identity: &Identity,
         client: &ClientInfo,
     ) -> Result<usize, AuthError> {
-        let which = SessionFilter::UserExcept(user_id(identity)?, identity.session);
-        let ended = self.tokens.terminate_matching(&which, EndReason::LoggedOut, client).await?;
+        let user = user_id(identity)?;
+        let ended = self.tokens.end_all(user, Some(identity.session), EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "other sessions signed out");
         Ok(ended.len())
     }
@@ -243,7 +230,7 @@ impl Auth {
     ///
     /// If the store is unavailable.
     pub async fn sessions(&self, identity: &Identity) -> Result<Vec<Session>, AuthError> {
-        Ok(self.tokens.live_sessions(user_id(identity)?).await?)
+        Ok(self.tokens.sessions_of(user_id(identity)?).await?)
     }
 
     /// Terminates one session of a user.
@@ -258,7 +245,7 @@ impl Auth {
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
         let is_own = self.sessions(identity).await?.iter().any(|active| active.id == session);
-        if is_own && self.tokens.terminate(session, EndReason::LoggedOut, client).await? {
+        if is_own && self.tokens.end(session, EndReason::LoggedOut, client).await? {
             return Ok(());
         }
         Err(AuthError::UnknownSession)

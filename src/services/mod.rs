@@ -7,7 +7,8 @@
 //! | [`password`] | password policy, and bcrypt on a thread pool of its own |
 //! | [`movies`], [`sample_movies`] | the reference application |
 //! | [`token`] | [`Tokens`](token::Tokens): sessions and their tokens; the layer's `TokenService` |
-//! | `token_issuer`, `session_settings` | creates sessions and issues their tokens |
+//! | `tokens_builder`, `session_settings` | keys, store and lifetimes of [`Tokens`](token::Tokens), and their bounds |
+//! | `token_issuer` | creates sessions and issues their tokens |
 //! | `refresh`, [`rotation`], `single_flight` | refreshes sessions: the procedure, the decision, and request coalescing |
 //! | [`revocations`], `watchers` | terminated sessions, and notification of long-lived connections |
 //! | `deferred_writes`, [`audit_log`] | write-behind buffer, and audit entries outside of sessions |
@@ -54,6 +55,7 @@ mod test_support;
 pub mod token;
 mod token_cache;
 mod token_issuer;
+pub(crate) mod tokens_builder;
 pub mod upstream_tokens;
 #[cfg(feature = "server")]
 pub mod users;

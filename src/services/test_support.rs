@@ -134,14 +134,13 @@ impl TokensFixture {
 
     /// Terminates the session. Returns `false` if it was terminated before.
     pub(super) async fn terminate(&self, client: &TestClient, reason: EndReason) -> bool {
-        let terminated = self.tokens.terminate(client.session, reason, &ClientInfo::default()).await;
+        let terminated = self.tokens.end(client.session, reason, &ClientInfo::default()).await;
         terminated.expect("the store responds")
     }
 
     /// Revokes the sessions that match `filter`. Returns their number.
     pub(super) async fn revoke(&self, filter: SessionFilter) -> usize {
-        let revoked =
-            self.tokens.terminate_matching(&filter, EndReason::Revoked, &ClientInfo::default()).await;
+        let revoked = self.tokens.end_matching(&filter, EndReason::Revoked, &ClientInfo::default()).await;
         revoked.expect("the store responds").len()
     }
 

@@ -1,4 +1,4 @@
-//! [`Tokens`]: the tokens of sessions, from sign-in to termination.
+//! [`Tokens`]: the tokens of sessions, from sign-in to termination. [`TokensBuilder`] creates them.
 //!
 //! | part | module |
 //! |---|---|
@@ -17,8 +17,7 @@ use std::time::Duration;
 use super::audit_log::AuditLog;
 use super::deferred_writes::DeferredWrites;
 use super::jwt::{self, AccessTokens};
-use super::keys::{Algorithm, KeyError, KeyRing, SharedKeys};
-use super::memory::MemoryStore;
+use super::keys::{KeyRing, SharedKeys};
 use super::refresh::Refresher;
 use super::refresh_token;
 use super::revocations::Revocations;
@@ -31,9 +30,10 @@ use super::store_runtime::{StoreRuntime, run_detached};
 use super::token_cache::verified::{CachedToken, VerifiedTokenCache};
 pub use super::token_issuer::{IssuedSession, SessionRequest, SignInError};
 use super::token_issuer::{TokenIssuer, identity};
+pub use super::tokens_builder::{BuildError, TokensBuilder};
 use super::upstream_tokens::UpstreamTokens;
 use crate::client_info::ClientInfo;
-use crate::clock::{Clock, ContinuedClock, SystemClock, micros};
+use crate::clock::{Clock, micros};
 use crate::identity::Identity;
 use crate::layer::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
@@ -44,34 +44,28 @@ use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent, Se
 
 /// Issues, verifies, refreshes and terminates sessions and their tokens. Cheap to clone.
 ///
-/// It implements the layer's [`TokenService`].
+/// It implements the layer's [`TokenService`]. [`Tokens::builder`] sets keys, store and lifetimes.
 ///
 /// ```
 /// use std::sync::Arc;
+/// use std::time::Duration;
 ///
-/// use sekisho::clock::{Clock, ManualClock};
+/// use sekisho::clock::ManualClock;
 /// use sekisho::layer::{RefreshRequest, TokenService, VerifyError};
-/// use sekisho::services::jwt::AccessTokens;
-/// use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
-/// use sekisho::services::memory::MemoryStore;
-/// use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
+/// use sekisho::services::token::{SessionRequest, Tokens};
 /// use sekisho::session_event::SessionEvent;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let clock = Arc::new(ManualClock::default());
-/// let keys = Arc::new(SharedKeys::new(KeyRing::generate(Algorithm::Hs256, clock.now())?));
-/// let store = Arc::new(MemoryStore::default());
-/// let settings = SessionSettings::default();
-/// let lifetime = settings.access_ttl;
-/// let tokens = Tokens::new(store, keys, AccessTokens::default(), settings, clock.clone());
+/// let tokens = Tokens::builder().clock(clock.clone()).build()?;
 ///
 /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
 /// let issued = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.tokens;
 /// let verified = tokens.verify(&issued.access_token)?;
 /// assert_eq!(&*verified.identity.email, "ann@example.org");
 ///
-/// clock.advance(2 * lifetime);
+/// clock.advance(Duration::from_secs(30 * 60));
 /// assert_eq!(tokens.verify(&issued.access_token), Err(VerifyError::Expired));
 /// let request = RefreshRequest {
 ///     refresh_token: issued.refresh_token,
@@ -106,7 +100,8 @@ pub(super) struct Inner {
 }
 
 impl Tokens {
-    /// Creates the tokens of sessions in `store`, signed with `keys`.
+    /// Creates the tokens of sessions in `store`, signed with `keys`, without a check of the settings.
+    /// [`builder`](Self::builder) checks them.
     ///
     /// They may be used on any runtime. Store calls run on the runtime that is current here, if there
     /// is one.
@@ -148,24 +143,6 @@ impl Tokens {
         let verified = VerifiedTokenCache::new();
         let inner = Inner { store, issuer, refresher, revocations, deferred, audit, upstream, verified };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// Creates tokens for examples and tests, with default settings and a new HS256 key.
-    ///
-    /// Sessions and key are kept in memory: all sessions are lost when the process exits.
-    ///
-    /// # Errors
-    ///
-    /// If the operating system returns no random bytes.
-    pub fn in_memory() -> Result<Self, KeyError> {
-        let keys = KeyRing::generate(Algorithm::Hs256, SystemClock.now())?;
-        Ok(Self::new(
-            Arc::new(MemoryStore::default()),
-            Arc::new(SharedKeys::new(keys)),
-            AccessTokens::default(),
-            SessionSettings::default(),
-            Arc::new(ContinuedClock::new(SystemClock.now())),
-        ))
     }
 
     /// Creates a session and issues its tokens.
@@ -261,24 +238,60 @@ impl Tokens {
         self.inner.store.find_session(id).await
     }
 
-    /// Returns the user's sessions that were neither terminated nor have expired.
+    /// Returns the user's sessions that have neither ended nor expired, the most recently refreshed first.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use sekisho::{SessionRequest, Tokens};
+    ///
+    /// let tokens = Tokens::in_memory()?;
+    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let phone = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
+    ///
+    /// let sessions = tokens.sessions_of(ann).await?;
+    /// assert_eq!(sessions[0].id, phone.id);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn live_sessions(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
+    pub async fn sessions_of(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
         self.inner.store.live_sessions(user, self.inner.issuer.clock.now()).await
     }
 
-    /// Terminates a session on behalf of `client`. Returns `false` if there is none, or it was
-    /// terminated before.
+    /// Ends a session on behalf of `client`. Returns `false` if there is none, or it has ended before.
     ///
-    /// The termination runs to completion, also if the future is dropped.
+    /// It runs to completion, also if the future is dropped. The session's access tokens are refused at once, at other
+    /// replicas once their revocation poller has learned of it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use sekisho::client_info::ClientInfo;
+    /// use sekisho::layer::{TokenService, VerifyError};
+    /// use sekisho::models::session::EndReason;
+    /// use sekisho::session_event::SessionEvent;
+    /// use sekisho::{SessionRequest, Tokens};
+    ///
+    /// let tokens = Tokens::in_memory()?;
+    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let issued = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?;
+    ///
+    /// let by = ClientInfo::default();
+    /// assert!(tokens.end(issued.session.id, EndReason::LoggedOut, &by).await?);
+    /// let verified = tokens.verify(&issued.tokens.access_token);
+    /// assert_eq!(verified, Err(VerifyError::Ended(SessionEvent::LoggedOut)));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the store fails. The session may then have been terminated or not.
-    pub async fn terminate(
+    /// If the store fails. The session may then have ended or not.
+    pub async fn end(
         &self,
         id: SessionId,
         reason: EndReason,
@@ -300,15 +313,72 @@ impl Tokens {
         .await
     }
 
-    /// Terminates these sessions on behalf of `client`. Returns those that exist and were not terminated before.
+    /// Ends all sessions of a user on behalf of `client`, but `except`, and returns their ids.
     ///
-    /// The store is called a few times, however many there are. The termination runs to completion, also if
-    /// the future is dropped.
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use sekisho::client_info::ClientInfo;
+    /// use sekisho::models::session::EndReason;
+    /// use sekisho::{SessionRequest, Tokens};
+    ///
+    /// let tokens = Tokens::in_memory()?;
+    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let phone = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
+    /// let laptop = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
+    ///
+    /// // "Sign out all other devices", on the laptop.
+    /// let by = ClientInfo::default();
+    /// let ended = tokens.end_all(ann, Some(laptop.id), EndReason::LoggedOut, &by).await?;
+    /// assert_eq!(ended, [phone.id]);
+    /// // The account is closed.
+    /// let ended = tokens.end_all(ann, None, EndReason::UserDeleted, &by).await?;
+    /// assert_eq!(ended, [laptop.id]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the store fails. The sessions may then have been terminated or not.
-    pub async fn terminate_list(
+    /// If the store fails. The sessions may then have ended or not.
+    pub async fn end_all(
+        &self,
+        user: UserId,
+        except: Option<SessionId>,
+        reason: EndReason,
+        client: &ClientInfo,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let filter = except.map_or(SessionFilter::User(user), |kept| SessionFilter::UserExcept(user, kept));
+        self.end_matching(&filter, reason, client).await
+    }
+
+    /// Ends these sessions on behalf of `client`. Returns those that exist and had not ended before.
+    ///
+    /// The store is called a few times, however many there are. It runs to completion, also if the future is dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use sekisho::client_info::ClientInfo;
+    /// use sekisho::models::session::EndReason;
+    /// use sekisho::{SessionRequest, Tokens};
+    ///
+    /// let tokens = Tokens::in_memory()?;
+    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let session = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
+    ///
+    /// let by = ClientInfo::default();
+    /// let ended = tokens.end_list(vec![session.id], EndReason::Revoked, &by).await?;
+    /// assert_eq!(ended, [session.id]);
+    /// assert!(tokens.end_list(vec![session.id], EndReason::Revoked, &by).await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. The sessions may then have ended or not.
+    pub async fn end_list(
         &self,
         ids: Vec<SessionId>,
         reason: EndReason,
@@ -322,7 +392,7 @@ impl Tokens {
                 terminated.extend(inner.store.end_session_list(batch, &termination).await?);
             }
             inner.revocations.mark_terminated(&terminated, termination.end());
-            // As in `terminate`. The poller finds those that are not read here.
+            // As in `end`. The poller finds those that are not read here.
             let others = ids.iter().copied().filter(|id| !terminated.contains(id));
             let others: Vec<_> = others.take(MAX_READS).collect();
             for id in others {
@@ -336,14 +406,33 @@ impl Tokens {
         .await
     }
 
-    /// Terminates all sessions that match `filter` on behalf of `client`, and returns their ids.
+    /// Ends all sessions that match `filter` on behalf of `client`, and returns their ids.
     ///
-    /// The termination runs to completion, also if the future is dropped.
+    /// It runs to completion, also if the future is dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use sekisho::client_info::ClientInfo;
+    /// use sekisho::models::session::EndReason;
+    /// use sekisho::services::store::SessionFilter;
+    /// use sekisho::{SessionRequest, Tokens};
+    ///
+    /// let tokens = Tokens::in_memory()?;
+    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?;
+    ///
+    /// // Everyone signs in again.
+    /// let ended = tokens.end_matching(&SessionFilter::All, EndReason::Revoked, &ClientInfo::default()).await?;
+    /// assert_eq!(ended.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the store fails. The sessions may then have been terminated or not.
-    pub async fn terminate_matching(
+    /// If the store fails. The sessions may then have ended or not.
+    pub async fn end_matching(
         &self,
         filter: &SessionFilter,
         reason: EndReason,

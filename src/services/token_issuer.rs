@@ -17,7 +17,7 @@ use super::store::StoreError;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, duration_micros, micros};
 use crate::identity::{Identity, Roles};
-use crate::layer::RefreshedSession;
+use crate::layer::{IllegalToken, RefreshedSession};
 use crate::models::session::{Session, SessionId, SessionKind, TokenId};
 use crate::models::user::UserId;
 use crate::session_event::SessionEvent;
@@ -85,6 +85,9 @@ pub enum SignInError {
     /// The user was deleted or disabled, or has another password than the one that was checked.
     #[error("the user is no longer allowed to sign in")]
     Refused,
+    /// A token cannot be the value of a cookie.
+    #[error(transparent)]
+    Cookie(#[from] IllegalToken),
     /// The operating system returned no random bytes.
     #[error("cannot read random bytes")]
     Random,

@@ -168,7 +168,7 @@ async fn check_restored_backup(mut database: TestDatabase) {
     for browser in [&mut *far_behind, &mut *one_behind, &mut *left] {
         browser.expect(&tokens, SessionEvent::Rotated).await;
     }
-    assert!(tokens.terminate(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
+    assert!(tokens.end(left.session(), EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
 
     back_up(&mut database).await;
     let tokens = tokens_on(&database.stores, &keys, &clock);

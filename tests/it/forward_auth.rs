@@ -139,7 +139,7 @@ async fn shorter_lifetime_applies_to_issued_tokens() {
         let [mut live, mut ended] = [app.browser(), app.browser()];
         live.sign_in("ann@example.com").await;
         let session = ended.sign_in("ann@example.com").await;
-        let terminated = app.app.tokens.terminate(session, EndReason::Revoked, &ClientInfo::default()).await;
+        let terminated = app.app.tokens.end(session, EndReason::Revoked, &ClientInfo::default()).await;
         assert!(terminated.unwrap());
         app.clock.advance(Duration::from_secs(300));
         let replica = app.replica_with(|config| config.tokens.access_ttl = Duration::from_secs(120)).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sekisho::pages::Next;
+use sekisho::next::Next;
 use url::Url;
 
 /// The public origin against which browsers resolve a redirect.

@@ -67,7 +67,7 @@ pub(crate) async fn check_revocation_reaches_the_other_replica(stores: &Stores) 
         assert!(remote.verify(&issued.tokens.access_token).is_ok());
     }
 
-    assert!(local.terminate(first.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
+    assert!(local.end(first.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
     let error = local.verify(&first.tokens.access_token).map(|_| ());
     assert_eq!(
         error,
@@ -80,7 +80,7 @@ pub(crate) async fn check_revocation_reaches_the_other_replica(stores: &Stores) 
 
     assert_eq!(
         local
-            .terminate_matching(&SessionFilter::User(USER), EndReason::Revoked, &ClientInfo::default())
+            .end_matching(&SessionFilter::User(USER), EndReason::Revoked, &ClientInfo::default())
             .await
             .unwrap(),
         [second.session.id]
@@ -93,7 +93,7 @@ pub(crate) async fn check_revocation_reaches_the_other_replica(stores: &Stores) 
 async fn check_revocations_are_loaded_at_start(stores: &Stores) {
     let [local, remote] = replicas(stores);
     let issued = sign_in(&local).await;
-    local.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
+    local.end(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
     remote.revocations().load().await.unwrap();
     let error = remote.verify(&issued.tokens.access_token).map(|_| ());
     assert_eq!(error, Err(VerifyError::Ended(SessionEvent::Revoked)));
@@ -105,7 +105,7 @@ async fn revocations_from_before_a_step_of_the_database_clock_are_loaded() {
     let Some(database) = db::postgres().await else { return };
     let [local, remote] = replicas(&database.stores);
     let issued = sign_in(&local).await;
-    local.terminate(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
+    local.end(issued.session.id, EndReason::Revoked, &ClientInfo::default()).await.unwrap();
     // As if the clock had been set ahead by a day since.
     db::run(database.url(), "UPDATE myapi.sessions SET end_recorded_at = end_recorded_at - interval '1 day'")
         .await;

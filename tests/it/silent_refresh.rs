@@ -240,7 +240,7 @@ async fn shorter_lifetime_applies_to_issued_tokens(database: TestDatabase) {
         let [mut live, mut ended] = [app.browser(), app.browser()];
         live.sign_in("ann@example.com").await;
         let session = ended.sign_in("ann@example.com").await;
-        let terminated = app.app.tokens.terminate(session, EndReason::Revoked, &ClientInfo::default()).await;
+        let terminated = app.app.tokens.end(session, EndReason::Revoked, &ClientInfo::default()).await;
         assert!(terminated.unwrap());
         browsers.push((path, live, ended));
     }
@@ -433,7 +433,7 @@ async fn each_termination_cause_has_its_event(database: TestDatabase) {
             "revoked" => app
                 .app
                 .tokens
-                .terminate_matching(&SessionFilter::User(user.id), EndReason::Revoked, by)
+                .end_matching(&SessionFilter::User(user.id), EndReason::Revoked, by)
                 .await
                 .unwrap()
                 .len(),

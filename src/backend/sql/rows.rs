@@ -142,7 +142,7 @@ where
             user_id: UserId(row.user_id),
             kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
             email: row.email,
-            roles: Roles::from_list(&row.roles).ok_or(corrupt("roles"))?,
+            roles: Roles::from_list(&row.roles).map_err(|_| corrupt("roles"))?,
             generation: row.generation.try_into().map_err(|_| corrupt("generation"))?,
             key_number: row.key_number.try_into().map_err(|_| corrupt("key_number"))?,
             created_at: time(row.created_at, "created_at")?,

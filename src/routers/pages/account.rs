@@ -4,13 +4,12 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, Uri};
 use secrecy::SecretString;
-use tower_cookies::Cookies;
 use uuid::Uuid;
 
 use super::super::ApiError;
 use super::super::form::Form;
 use super::sign_in::form_problem;
-use super::sign_out::sign_out;
+use super::sign_out;
 use super::state::{PagesState, SignedIn, View, query_value, see_other};
 use crate::client_info::ClientInfo;
 use crate::identity::{Identity, SessionId};
@@ -75,7 +74,6 @@ pub(super) async fn sign_out_device(
     view: View,
     SignedIn(identity): SignedIn,
     client: ClientInfo,
-    cookies: Cookies,
     request: Request,
 ) -> Response {
     let Ok(mut form) = Form::read(request).await else { return view.error(StatusCode::BAD_REQUEST) };
@@ -85,7 +83,8 @@ pub(super) async fn sign_out_device(
     let device = form.take("device").and_then(|id| id.parse::<Uuid>().ok());
     let Some(device) = device.map(SessionId) else { return view.error(StatusCode::BAD_REQUEST) };
     if device == identity.session {
-        return sign_out(&state, &view, &cookies, vec![device], &client).await;
+        let ended = state.auth.sessions.sign_out_of(vec![device], &client).await;
+        return sign_out::respond(&state, &view, ended);
     }
     match state.auth.auth.end_session(&identity, device, &client).await {
         Ok(()) | Err(AuthError::UnknownSession) => see_other(&done(&state, Notice::DeviceSignedOut)),

@@ -20,9 +20,10 @@ use super::super::{ApiError, security_headers};
 use super::state::{PagesState, SignedIn, View, query_value, see_other};
 use crate::identity::Identity;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
+use crate::navigation::RequestKind;
 use crate::pages::{
     DemoPage, MovieColumn, MovieFilter, MovieForm, MovieList, MovieNotice, MovieProblem, MovieRow,
-    MoviesSection, Page, RequestKind,
+    MoviesSection, Page,
 };
 use crate::schemas::movie::{InvalidField, MovieListParams, MovieRequest};
 use crate::services::movies::Movies;

@@ -4,7 +4,8 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue};
 
 use super::state::PagesState;
-use crate::pages::{CookieProblem, Next};
+use crate::next::Next;
+use crate::pages::CookieProblem;
 
 /// The origin of a request, as the connection and trusted proxies report it. Without this extension it is assumed to
 /// be the public origin.
@@ -27,7 +28,9 @@ pub(super) fn cookie_problem(
     let (scheme, public_host) = origin.split_once("://").unwrap_or(("https", &origin));
     let url = format!("{origin}{}", state.path_with("sign-in", next, &[]));
     match browser {
-        Some(browser) if state.auth.cookies.is_secure() && !keeps_secure_cookies(browser, headers) => {
+        Some(browser)
+            if state.auth.sessions.cookies().is_secure() && !keeps_secure_cookies(browser, headers) =>
+        {
             let url = (scheme == "https").then_some(url);
             CookieProblem::Insecure { origin, url }
         }

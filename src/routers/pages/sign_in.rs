@@ -13,7 +13,8 @@ use super::state::{PageSession, PagesState, View, query_value, see_other};
 use crate::client_info::ClientInfo;
 use crate::layer::SameSite;
 use crate::models::session::SessionKind;
-use crate::pages::{FormProblem, Next, Notice, Page, RefreshPage, SignInPage};
+use crate::next::Next;
+use crate::pages::{FormProblem, Notice, Page, RefreshPage, SignInPage};
 use crate::services::auth::{AuthError, Credentials};
 use crate::services::continue_token;
 
@@ -53,7 +54,7 @@ pub(super) async fn submit(
     request: Request,
 ) -> Response {
     let next = state.next(request.uri());
-    let replaced = state.auth.sessions_in(request.headers()).next();
+    let replaced = state.auth.sessions.sessions_in(request.headers()).next();
     let failed = |email, problem| {
         let page = SignInPage { email, password: None, error: Some(problem), ..form_for(&state, &next) };
         view.render(&Page::SignIn(page))
@@ -87,7 +88,7 @@ pub(super) async fn go_on(
     uri: Uri,
 ) -> Response {
     let next = state.next(&uri);
-    let is_strict = state.auth.cookies.same_site() == SameSite::Strict;
+    let is_strict = state.auth.sessions.cookies().same_site() == SameSite::Strict;
     let token = query_value(&uri, TOKEN).unwrap_or_default();
     let keys = state.auth.auth.tokens().keys().load();
     match session {
@@ -110,9 +111,9 @@ pub(super) async fn go_on(
 /// Returns `true` if the browser may have `SameSite=Strict` cookies that it did not send, because the request came
 /// from a page of another site.
 fn lacks_strict_cookies(state: &PagesState, headers: &HeaderMap) -> bool {
-    let is_strict = state.auth.cookies.same_site() == SameSite::Strict;
+    let is_strict = state.auth.sessions.cookies().same_site() == SameSite::Strict;
     let is_cross_site = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
-    is_strict && is_cross_site && !state.auth.cookies.present_in(headers)
+    is_strict && is_cross_site && !state.auth.sessions.cookies().present_in(headers)
 }
 
 fn refresh(view: &View, url: String) -> Response {

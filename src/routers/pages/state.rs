@@ -16,7 +16,8 @@ use super::super::{ApiError, AuthState};
 use crate::http_headers::PRIVATE_NO_STORE;
 use crate::identity::Identity;
 use crate::layer::{Rejection, RejectionKind};
-use crate::pages::{DemoCredentials, ErrorPage, Language, Next, Page, Pages, SharedPages, SignInTarget};
+use crate::next::Next;
+use crate::pages::{DemoCredentials, ErrorPage, Language, Page, Pages, SharedPages, SignInTarget};
 use crate::session_event::SessionEvent;
 
 /// State of the routes of pages.

@@ -58,7 +58,7 @@ async fn oldest_session_is_displaced() {
         clients.push(fixture.browser().await);
     }
     assert_eq!(fixture.rejection(&clients[0]).await, rejected(SessionEvent::Displaced), "it was displaced");
-    let live = fixture.tokens.live_sessions(USER).await.expect("the store responds");
+    let live = fixture.tokens.sessions_of(USER).await.expect("the store responds");
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [clients[2].session, clients[1].session]);
 }
 
@@ -129,9 +129,7 @@ async fn failing_store_neither_creates_nor_terminates_sessions() {
     fixture.store.set_unavailable(true);
     let error = fixture.tokens.sign_in(sign_in(SessionKind::Browser)).await.expect_err("it is unavailable");
     assert!(matches!(error, SignInError::Store(StoreError::Unavailable(_))));
-    assert!(
-        fixture.tokens.terminate(client.session, EndReason::LoggedOut, &ClientInfo::default()).await.is_err()
-    );
+    assert!(fixture.tokens.end(client.session, EndReason::LoggedOut, &ClientInfo::default()).await.is_err());
     fixture.store.set_unavailable(false);
     assert!(fixture.terminate(&client, EndReason::LoggedOut).await);
     let again = fixture.terminate(&client, EndReason::Revoked).await;
@@ -390,7 +388,7 @@ async fn termination_completes_when_the_caller_is_dropped() {
     let (fixture, client) = TokensFixture::with_browser().await;
     let blocked = fixture.store.block().await;
     let by = ClientInfo::default();
-    let mut terminating = Box::pin(fixture.tokens.terminate(client.session, EndReason::LoggedOut, &by));
+    let mut terminating = Box::pin(fixture.tokens.end(client.session, EndReason::LoggedOut, &by));
     assert!(poll_once(terminating.as_mut()).is_pending());
     drop(terminating);
     drop(blocked);
@@ -412,14 +410,13 @@ async fn list_of_sessions_is_terminated_with_a_few_store_calls() {
     let unknown = (0..600).map(|n| SessionId(uuid::Uuid::from_u128(n)));
     let ids: Vec<_> = clients.iter().map(|client| client.session).chain(unknown).collect();
     fixture.store.take_calls();
-    let terminated = fixture.tokens.terminate_list(ids, EndReason::LoggedOut, &ClientInfo::default()).await;
+    let terminated = fixture.tokens.end_list(ids, EndReason::LoggedOut, &ClientInfo::default()).await;
     assert_eq!(terminated.expect("the store responds").len(), 39);
     assert_eq!(fixture.store.take_calls(), ["end_session_list", "find_session", "find_session"]);
     for client in &clients {
         assert!(verify(&fixture, client).is_err());
     }
-    let nothing =
-        fixture.tokens.terminate_list(Vec::new(), EndReason::LoggedOut, &ClientInfo::default()).await;
+    let nothing = fixture.tokens.end_list(Vec::new(), EndReason::LoggedOut, &ClientInfo::default()).await;
     assert!(nothing.expect("the store is not called").is_empty());
     assert!(fixture.store.take_calls().is_empty());
 }

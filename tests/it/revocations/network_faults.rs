@@ -55,7 +55,7 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
         local
             .app
             .tokens
-            .terminate_matching(&SessionFilter::All, EndReason::Revoked, &ClientInfo::default())
+            .end_matching(&SessionFilter::All, EndReason::Revoked, &ClientInfo::default())
             .await
             .unwrap()
             .len(),
@@ -71,7 +71,7 @@ async fn check_cut_is_detected(cut: fn(&TcpChaosProxy)) {
         local
             .app
             .tokens
-            .terminate_matching(&SessionFilter::All, EndReason::LoggedOut, &ClientInfo::default())
+            .end_matching(&SessionFilter::All, EndReason::LoggedOut, &ClientInfo::default())
             .await
             .unwrap()
             .len(),

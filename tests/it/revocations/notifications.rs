@@ -91,7 +91,7 @@ async fn revocations_arrive_by_polling_without_notifications() {
     let poller = tokio::spawn(remote.revocations().clone().run_poller());
     for _ in 0..3 {
         let issued = sign_in(&local).await;
-        local.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
+        local.end(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap();
         wait_for_rejection(&remote, &issued.tokens.access_token).await;
     }
     assert!(wakes.0.try_recv().is_err(), "no notification arrived");

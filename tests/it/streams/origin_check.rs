@@ -136,7 +136,7 @@ async fn refresh_during_upgrade_sets_cookies_with_101() {
     let tokens = &gateway.app.tokens;
     let session = tokens.identify_session(Some(&fresh.refresh), None).unwrap();
     let by = sekisho::client_info::ClientInfo::default();
-    tokens.terminate(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
+    tokens.end(session, sekisho::models::session::EndReason::Revoked, &by).await.unwrap();
     assert_eq!(until_closed(&mut socket).await, Some((4401, "revoked".to_owned())));
     let line = format!("{}={}", NAMES[0], fresh.access);
     let ended = to_response(refused(server, "/", &[("origin", OWN), ("cookie", &line)]).await);

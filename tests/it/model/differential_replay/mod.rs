@@ -207,11 +207,11 @@ impl RealServices {
         let by = ClientInfo::default();
         match *what {
             TraceEvent::SignedOut { session } => {
-                self.wait(tokens.terminate(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
+                self.wait(tokens.end(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
             }
             TraceEvent::SignedOutEverywhere { user } => {
                 let which = SessionFilter::User(user_id(user));
-                self.wait(tokens.terminate_matching(&which, EndReason::LoggedOut, &by)).unwrap();
+                self.wait(tokens.end_matching(&which, EndReason::LoggedOut, &by)).unwrap();
             }
             TraceEvent::DeferredFlushed => self.wait(tokens.flush_deferred()).unwrap(),
             TraceEvent::Polled => {

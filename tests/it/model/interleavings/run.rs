@@ -223,7 +223,7 @@ impl<'a> Interleaving<'a> {
                 let (tokens, session) = (self.replicas[replica].tokens.clone(), self.fixture.session.id);
                 let ending = async move {
                     tokens
-                        .terminate(session, EndReason::LoggedOut, &ClientInfo::default())
+                        .end(session, EndReason::LoggedOut, &ClientInfo::default())
                         .await
                         .is_ok_and(|ended| ended)
                 };

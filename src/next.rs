@@ -1,4 +1,4 @@
-//! The parameter `next` of the pages: the path to which a browser returns.
+//! The parameter `next` of sign-in pages: the path to which a browser returns.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use percent_encoding::percent_decode;
 /// at each level of percent-encoding, because proxies and applications may decode it before they redirect.
 ///
 /// ```
-/// use sekisho::pages::Next;
+/// use sekisho::next::Next;
 ///
 /// assert_eq!(Next::parse("/movies?page=2", "/auth").as_str(), "/movies?page=2");
 /// assert_eq!(Next::parse("//other.example/", "/auth"), Next::ROOT);
@@ -27,7 +27,8 @@ impl Next {
     /// The path `/`.
     pub const ROOT: Self = Self(Cow::Borrowed("/"));
 
-    /// Checks the decoded value of a query or form parameter. `auth_prefix` is the path of the pages.
+    /// Checks the decoded value of a query or form parameter. `auth_prefix` is the path below which the pages for
+    /// sign-in and sign-out are: `/auth`, or `/` for `/sign-in` and `/sign-out`.
     #[must_use]
     pub fn parse(value: &str, auth_prefix: &str) -> Self {
         if is_path_and_query(value) && is_path_of_origin(path_of(value), auth_prefix) {
@@ -101,13 +102,14 @@ fn leads_back(path: &[u8], auth_prefix: &[u8]) -> bool {
     first_segment.is_some_and(|segment| LOOPING_PAGES.contains(&segment_name(segment)))
 }
 
-/// Pages below `server.auth_prefix` that are no place to return to.
+/// Pages below `auth_prefix` that are no place to return to.
 const LOOPING_PAGES: [&[u8]; 5] = [b"sign-in", b"continue", b"sign-out", b"logout", b"logout-all"];
 
 /// Maximum length in bytes. The value may take three times as much in a query, and a request target 8 KiB.
 const MAX_LENGTH: usize = 2_048;
 
-#[cfg(test)]
+// `url` comes with the server.
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,0 +1,377 @@
+//! [`TokensBuilder`], and the bounds of its settings.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::jwt::{AccessTokens, JwtSettings};
+use super::keys::{Algorithm, KeyError, KeyMaterial, KeyRing, SharedKeys};
+use super::memory::MemoryStore;
+use super::session_settings::SessionSettings;
+use super::store::SessionStore;
+use super::token::Tokens;
+use crate::clock::{Clock, ContinuedClock, SystemClock};
+use crate::duration_format::format_duration;
+
+/// Builder of [`Tokens`], with the defaults of the server.
+///
+/// Without [`store`](Self::store) and a key, sessions and key are kept in memory: all sessions are lost when the process
+/// exits.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use sekisho::{MemoryStore, Tokens};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let secret = "PF3V1b1zYcXcJ8mS0dWqkN6tRhLxGuEa4o7yKZ2QwTs".to_owned();
+/// let tokens = Tokens::builder()
+///     // At least 32 bytes: `openssl rand -base64 32`.
+///     .secret(secret)
+///     .store(Arc::new(MemoryStore::default()))
+///     .access_ttl(Duration::from_secs(5 * 60))
+///     .idle_ttl(Duration::from_secs(7 * 86_400))
+///     .build()?;
+/// assert_eq!(tokens.settings().access_ttl, Duration::from_secs(300));
+///
+/// let error = Tokens::builder().grace(Duration::from_secs(600)).build().expect_err("more than half");
+/// assert_eq!(error.to_string(), "grace: expected at most 7m 30s, half of access_ttl (15m)");
+/// let error = Tokens::builder().secret("too short").build().expect_err("too short");
+/// assert!(error.to_string().contains("shorter than 32 bytes"));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "`build` creates the tokens"]
+pub struct TokensBuilder {
+    keys: KeySource,
+    store: Option<Arc<dyn SessionStore>>,
+    settings: SessionSettings,
+    issuer: String,
+    audience: String,
+    leeway: Duration,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+/// The source of the keys. Errors are reported by [`TokensBuilder::build`].
+enum KeySource {
+    Generated,
+    Material(KeyMaterial),
+    Secret(SecretString),
+    Shared(Arc<SharedKeys>),
+}
+
+impl Tokens {
+    /// Returns a builder with default settings, a new HS256 key and a store in memory.
+    pub fn builder() -> TokensBuilder {
+        let JwtSettings { issuer, audience, leeway, .. } = JwtSettings::default();
+        TokensBuilder {
+            keys: KeySource::Generated,
+            store: None,
+            settings: SessionSettings::default(),
+            issuer,
+            audience,
+            leeway,
+            clock: None,
+        }
+    }
+
+    /// Creates tokens for examples and tests, with default settings and a new HS256 key.
+    ///
+    /// Sessions and key are kept in memory: all sessions are lost when the process exits.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system returns no random bytes.
+    pub fn in_memory() -> Result<Self, BuildError> {
+        Self::builder().build()
+    }
+}
+
+impl TokensBuilder {
+    /// Signs with one key.
+    pub fn signing_key(mut self, key: KeyMaterial) -> Self {
+        self.keys = KeySource::Material(key);
+        self
+    }
+
+    /// Signs with HS256, with a key derived from this secret of at least 32 bytes.
+    pub fn secret(mut self, secret: impl Into<SecretString>) -> Self {
+        self.keys = KeySource::Secret(secret.into());
+        self
+    }
+
+    /// Signs with the newest of these keys, and verifies with all of them. They can be replaced while the process runs.
+    pub fn keys(mut self, keys: Arc<SharedKeys>) -> Self {
+        self.keys = KeySource::Shared(keys);
+        self
+    }
+
+    /// Keeps the sessions in `store`.
+    pub fn store(mut self, store: Arc<dyn SessionStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sets all lifetimes and limits of sessions.
+    pub fn settings(mut self, settings: SessionSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Sets the [lifetime of access tokens](SessionSettings::access_ttl): 2 seconds or more, 15 minutes by default.
+    pub fn access_ttl(mut self, lifetime: Duration) -> Self {
+        self.settings.access_ttl = lifetime;
+        self
+    }
+
+    /// Sets the [idle lifetime](SessionSettings::idle_ttl): at least that of access tokens, 14 days by default.
+    pub fn idle_ttl(mut self, lifetime: Duration) -> Self {
+        self.settings.idle_ttl = lifetime;
+        self
+    }
+
+    /// Sets the [maximum lifetime of a session](SessionSettings::absolute_ttl): at least that of access tokens, 90 days by
+    /// default.
+    pub fn absolute_ttl(mut self, lifetime: Duration) -> Self {
+        self.settings.absolute_ttl = lifetime;
+        self
+    }
+
+    /// Sets the [grace period](SessionSettings::grace): from a second to half of the lifetime of access tokens, a minute
+    /// by default.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// Sets the [maximum number of sessions of a user](SessionSettings::max_per_user): from 1 to 1,000,000, 50 by default.
+    pub fn max_per_user(mut self, max: u32) -> Self {
+        self.settings.max_per_user = max;
+        self
+    }
+
+    /// Sets the issuer (`iss`) of access tokens: 1 to 255 visible ASCII characters, `sekisho` by default.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = issuer.into();
+        self
+    }
+
+    /// Sets the audience (`aud`) of access tokens: 1 to 255 visible ASCII characters, `sekisho` by default.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = audience.into();
+        self
+    }
+
+    /// Sets the tolerance for clocks that differ: less than the lifetime of access tokens, 5 seconds by default.
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    /// Sets the clock, for tests: see [`ManualClock`](crate::clock::ManualClock).
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Creates the tokens. They may be used on any runtime. Store calls run on the runtime that is current here, if there
+    /// is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] that names the setting and its limit, or the error of the key.
+    pub fn build(self) -> Result<Tokens, BuildError> {
+        self.check()?;
+        let access = AccessTokens::new(JwtSettings {
+            issuer: self.issuer,
+            audience: self.audience,
+            leeway: self.leeway,
+            future_iat: self.settings.grace / 4,
+            access_ttl: self.settings.access_ttl,
+            ..JwtSettings::default()
+        });
+        let clock = self.clock.unwrap_or_else(|| Arc::new(ContinuedClock::new(SystemClock.now())));
+        let keys = self.keys.load(&*clock)?;
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        Ok(Tokens::new(store, keys, access, self.settings, clock))
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        self.settings.check()?;
+        for (setting, name) in [("issuer", &self.issuer), ("audience", &self.audience)] {
+            if !is_name(name) {
+                return Err(BuildError::setting(setting, EXPECTED_NAME));
+            }
+        }
+        let access_ttl = self.settings.access_ttl;
+        if self.leeway >= access_ttl {
+            let limit = format!("expected less than access_ttl ({})", format_duration(access_ttl));
+            return Err(BuildError::setting("leeway", limit));
+        }
+        Ok(())
+    }
+}
+
+impl KeySource {
+    fn load(self, clock: &dyn Clock) -> Result<Arc<SharedKeys>, BuildError> {
+        let ring = match self {
+            Self::Generated => KeyRing::generate(Algorithm::Hs256, clock.now())?,
+            Self::Material(key) => KeyRing::from_material(&key)?,
+            Self::Secret(secret) => {
+                KeyRing::from_material(&KeyMaterial::from_secret(&secret).map_err(BuildError::Secret)?)?
+            }
+            Self::Shared(keys) => return Ok(keys),
+        };
+        Ok(Arc::new(SharedKeys::new(ring)))
+    }
+}
+
+impl SessionSettings {
+    /// Checks the settings, as the server checks those of its configuration.
+    fn check(&self) -> Result<(), BuildError> {
+        let Self { access_ttl, idle_ttl, absolute_ttl, grace, max_per_user, refuse_on_store_loss: _ } = *self;
+        let access = format_duration(access_ttl);
+        let too_short = |setting, min| {
+            BuildError::setting(setting, format!("expected at least {}", format_duration(min)))
+        };
+        if access_ttl < MIN_ACCESS_TTL {
+            return Err(too_short("access_ttl", MIN_ACCESS_TTL));
+        }
+        if grace < MIN_GRACE {
+            return Err(too_short("grace", MIN_GRACE));
+        }
+        if grace > max_grace(access_ttl) {
+            let half = format_duration(max_grace(access_ttl));
+            let limit = format!("expected at most {half}, half of access_ttl ({access})");
+            return Err(BuildError::setting("grace", limit));
+        }
+        for (setting, lifetime) in [("idle_ttl", idle_ttl), ("absolute_ttl", absolute_ttl)] {
+            if lifetime < access_ttl {
+                let limit = format!("expected at least {access}, the value of access_ttl");
+                return Err(BuildError::setting(setting, limit));
+            }
+            if lifetime > MAX_LIFETIME {
+                let limit = format!("expected at most {}", format_duration(MAX_LIFETIME));
+                return Err(BuildError::setting(setting, limit));
+            }
+        }
+        if !SESSIONS_PER_USER.contains(&max_per_user) {
+            let (min, max) = SESSIONS_PER_USER.into_inner();
+            return Err(BuildError::setting("max_per_user", format!("expected {min} to {max}")));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TokensBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokensBuilder")
+            .field("settings", &self.settings)
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .field("leeway", &self.leeway)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Error of [`TokensBuilder::build`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The secret cannot be used.
+    #[error("{0}: generate one with `openssl rand -base64 32`")]
+    Secret(#[source] KeyError),
+    /// A setting is outside of its limits.
+    #[error("{setting}: {limit}")]
+    Setting {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The value that is expected.
+        limit: String,
+    },
+}
+
+impl BuildError {
+    fn setting(setting: &'static str, limit: impl Into<String>) -> Self {
+        Self::Setting { setting, limit: limit.into() }
+    }
+}
+
+/// Returns the maximum grace period.
+pub(crate) fn max_grace(access_ttl: Duration) -> Duration {
+    access_ttl / 2
+}
+
+/// Returns `true` if `text` is a valid issuer or audience.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The form of an issuer or audience.
+pub(crate) const EXPECTED_NAME: &str = "expected 1 to 255 visible ASCII characters";
+
+/// Minimum lifetime of access tokens: twice the minimum of the grace period, which is at most half of the lifetime.
+pub(crate) const MIN_ACCESS_TTL: Duration = Duration::from_secs(2);
+
+/// Minimum grace period.
+const MIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Maximum of lifetimes: ten years.
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(3_652 * 24 * 60 * 60 + 12 * 60 * 60);
+
+/// Maximum number of sessions of a user.
+pub(crate) const SESSIONS_PER_USER: RangeInclusive<u32> = 1..=1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(builder: TokensBuilder) -> String {
+        builder.build().expect_err("a setting outside of its limits").to_string()
+    }
+
+    #[test]
+    fn settings_outside_of_their_limits_are_named_with_the_limit() {
+        let seconds = Duration::from_secs;
+        let new = Tokens::builder;
+        for (builder, message) in [
+            (new().access_ttl(seconds(1)), "access_ttl: expected at least 2s"),
+            (new().grace(Duration::from_millis(999)), "grace: expected at least 1s"),
+            (new().grace(seconds(451)), "grace: expected at most 7m 30s, half of access_ttl (15m)"),
+            (new().idle_ttl(seconds(899)), "idle_ttl: expected at least 15m, the value of access_ttl"),
+            (new().absolute_ttl(seconds(1)), "absolute_ttl: expected at least 15m, the value of access_ttl"),
+            (new().absolute_ttl(Duration::MAX), "absolute_ttl: expected at most 3652d 12h"),
+            (new().max_per_user(0), "max_per_user: expected 1 to 1000000"),
+            (new().issuer(""), "issuer: expected 1 to 255 visible ASCII characters"),
+            (new().audience("a b"), "audience: expected 1 to 255 visible ASCII characters"),
+            (new().leeway(seconds(900)), "leeway: expected less than access_ttl (15m)"),
+            (
+                new().secret("0123456789012345678901234567890"),
+                "the secret is shorter than 32 bytes: generate one with `openssl rand -base64 32`",
+            ),
+        ] {
+            assert_eq!(error(builder), message);
+        }
+    }
+
+    #[test]
+    fn extreme_settings_are_accepted() {
+        let second = Duration::from_secs(1);
+        let builder = Tokens::builder().access_ttl(2 * second).grace(second).leeway(Duration::ZERO);
+        let builder = builder.idle_ttl(2 * second).absolute_ttl(2 * second).max_per_user(1);
+        assert!(builder.build().is_ok());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let builder = Tokens::builder().secret("PF3V1b1zYcXcJ8mS0dWqkN6tRhLxGuEa4o7yKZ2QwTs");
+        assert!(!format!("{builder:?}").contains("PF3V"));
+    }
+}
