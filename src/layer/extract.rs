@@ -94,6 +94,36 @@ pub(super) fn identity_of<'r>(extensions: &'r Extensions, uri: &Uri) -> Result<&
 }
 
 /// Rejection of [`CurrentUser`].
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use http::{Request, StatusCode};
+/// use sekisho::layer::NotSignedIn;
+/// use sekisho::{CookiePolicy, CurrentUser, Sessions, Tokens};
+/// use tower::ServiceExt;
+///
+/// async fn account(user: Result<CurrentUser, NotSignedIn>) -> Result<String, NotSignedIn> {
+///     match user {
+///         Ok(user) => Ok(user.email.to_string()),
+///         Err(NotSignedIn::Rejected(rejection)) => Ok(format!("anonymous: {}", rejection.event)),
+///         Err(other) => Err(other),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = Sessions::new(Tokens::in_memory()?, CookiePolicy::default());
+/// let app = Router::new().route("/account", get(account)).layer(sessions.layer());
+/// let response = app.oneshot(Request::get("/account").body(Body::empty())?).await?;
+/// assert_eq!(response.status(), StatusCode::OK);
+///
+/// // The route was added after the layer. The log names the layer that is missing.
+/// let app = Router::new().layer(sessions.layer()).route("/account", get(account));
+/// let response = app.oneshot(Request::get("/account").body(Body::empty())?).await?;
+/// assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSignedIn {

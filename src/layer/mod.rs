@@ -26,8 +26,14 @@
 //!
 //! [`OnReject`] handles rejected requests: [`ContinueAnonymous`] (the default) lets them continue without
 //! an identity and responds with 503 if the session cannot be checked, [`Reject401`] responds with 401 or
-//! 503, and a closure can do anything else. Handlers take the user with [`CurrentUser`], or with
-//! `Option<CurrentUser>` if anonymous requests are allowed.
+//! 503, [`RedirectToSignIn`] also sends people to a sign-in page, and a closure can do anything else.
+//!
+//! Handlers take the user with [`CurrentUser`], or with `Option<CurrentUser>` if anonymous requests are allowed.
+//! [`RequireUser`] and [`RequireRole`] guard routes, [`CurrentUser::require_role`] a handler. All of them respond with 500
+//! outside of the layer, and the log names the layer that is missing.
+//!
+//! [`Sessions`](crate::sessions::Sessions) signs users of [`Tokens`](crate::services::token::Tokens) in and out.
+//! [`SessionCookies`] sets and clears the cookies of another [`TokenService`].
 //!
 //! # Rules for responses
 //!
@@ -54,8 +60,9 @@
 //!   axum's is. If new cookies are lost all the same, the next request gets them again, provided that the
 //!   [`TokenService`] accepts the old refresh token for a grace period, as
 //!   [`Tokens`](crate::services::token::Tokens) does.
-//! - The layer does not protect against cross-site requests. Add such protection outside it, for example
-//!   tower-http's `csrf`.
+//! - The layer does not protect against cross-site requests. Put `tower_http::csrf::CsrfLayer` outside it, and around
+//!   sign-in too.
+//! - Layers around one route have the same [`CookiePolicy`]. The log has an error for two with other names of cookies.
 //! - Compression, caches and proxies in front must not change `Set-Cookie` and `Cache-Control`.
 //! - Browsers send the refresh token with every request. Remove both cookies ([`CookiePolicy::names`]) from
 //!   requests that are forwarded to other servers.

@@ -4,7 +4,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[path = "../src/test_seed.rs"]
+mod guards;
+mod policies;
+mod redirect;
+mod sessions;
+#[path = "../../src/test_seed.rs"]
 mod test_seed;
 
 use std::convert::Infallible;
@@ -61,6 +65,7 @@ impl TokenService for ScriptedTokens {
     fn verify(&self, access_token: &str) -> Result<Verified, VerifyError> {
         self.verified.fetch_add(1, SeqCst);
         match access_token {
+            "admin" => Ok(Verified { identity: admin(), refresh_due: false }),
             "valid" => Ok(Verified { identity: user("old"), refresh_due: false }),
             "due" => Ok(Verified { identity: user("old"), refresh_due: true }),
             "expired" => Err(VerifyError::Expired),
@@ -118,6 +123,11 @@ fn user(subject: &str) -> Identity {
         roles: Roles::default(),
         expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
     }
+}
+
+/// A user with the roles `admin` and `editor`.
+fn admin() -> Identity {
+    Identity { roles: Roles::new(["admin", "editor"]).unwrap(), ..user("admin") }
 }
 
 fn refreshed_session(event: SessionEvent) -> RefreshedSession {
@@ -704,6 +714,25 @@ fn render(response: &Response<String>) -> String {
 }
 
 #[tokio::test]
+async fn closure_decides_by_the_request() {
+    let reject_api = |rejected: &RejectedRequest<'_>| {
+        assert_eq!(*rejected.method, Method::PUT);
+        assert_eq!(rejected.headers["x-own"], "hush");
+        assert_eq!(rejected.extensions.get(), Some(&7_u8));
+        assert!(!format!("{rejected:?}").contains("hush"));
+        rejected.uri.path().starts_with("/api/").then(|| rejected.rejection.problem())
+    };
+    let fixture = Fixture { tokens: Arc::default(), on_reject: reject_api };
+    for (path, expected) in [
+        ("/api/a?key=hush", r#"401 "problem" missing untouched"#),
+        ("/page", r#"200 "anonymous: missing" missing untouched"#),
+    ] {
+        let request = Request::put(path).header("x-own", "hush").extension(7_u8);
+        assert_eq!(summary(&fixture.call(request.body(String::new()).unwrap()).await), expected);
+    }
+}
+
+#[tokio::test]
 async fn closure_response_gets_session_headers() {
     let redirect = |rejected: &RejectedRequest<'_>| {
         assert!(rejected.rejection.clear_cookies);
@@ -727,14 +756,20 @@ async fn closure_response_gets_session_headers() {
 
 // --- The log.
 
-#[tokio::test]
-async fn refreshes_and_rejections_are_logged_once() {
+/// Captures the log of this thread until the guard is dropped.
+fn capture_log() -> (io::PipeReader, impl Sized) {
     // With a single subscriber, tracing caches the interest of the thread that reaches a callsite first,
     // which may be one of another test without subscriber. A second subscriber prevents that.
     let format = || tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_ansi(false).without_time();
-    let _second = tracing::Dispatch::new(format().with_writer(io::sink).finish());
+    let second = tracing::Dispatch::new(format().with_writer(io::sink).finish());
     let (log, writer) = io::pipe().unwrap();
     let guard = tracing::subscriber::set_default(format().with_writer(Arc::new(writer)).finish());
+    (log, (guard, second))
+}
+
+#[tokio::test]
+async fn refreshes_and_rejections_are_logged_once() {
+    let (log, guard) = capture_log();
     for cookies in [
         "access_token=valid; refresh_token=good",
         "access_token=expired; refresh_token=good",
@@ -773,8 +808,12 @@ where
         );
     let layer = fixture().layer().with_on_reject(on_reject);
     let request = Request::get(path).header(COOKIE, cookies).body(Body::empty()).unwrap();
-    let response = app.layer(layer).oneshot(request).await.unwrap();
-    let (parts, body) = response.into_parts();
+    send(app.layer(layer), request).await
+}
+
+/// Sends a request to an application, and reads the whole response.
+async fn send(app: axum::Router, request: Request<Body>) -> Response<String> {
+    let (parts, body) = app.oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Response::from_parts(parts, String::from_utf8(body.to_vec()).unwrap())
 }
