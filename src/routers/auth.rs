@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::form::{Form, is_form};
 use super::{ApiError, AuthState, JsonBody};
 use crate::client_info::ClientInfo;
+use crate::http_headers::list_contains;
 use crate::layer::{
     CurrentUser, RefreshError, RefreshRequest, RefreshedSession, SESSION_EVENT_HEADER, TokenService,
 };
@@ -69,7 +70,16 @@ fn with_cookies(router: OpenApiRouter<AuthState>) -> OpenApiRouter<AuthState> {
     router
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CookieManagerLayer::new())
-        .layer(SetResponseHeaderLayer::appending(VARY, HeaderValue::from_static("Cookie")))
+        .layer(vary_by_cookie())
+}
+
+/// Returns a layer that adds `Vary: Cookie`, unless the handler has.
+pub(super) fn vary_by_cookie() -> SetResponseHeaderLayer<fn(&Response) -> Option<HeaderValue>> {
+    SetResponseHeaderLayer::appending(VARY, missing_vary)
+}
+
+fn missing_vary(response: &Response) -> Option<HeaderValue> {
+    (!list_contains(response.headers(), &VARY, "cookie")).then(|| HeaderValue::from_static("Cookie"))
 }
 
 /// Sign in and set both cookies.

@@ -24,16 +24,14 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::header::VARY;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use tower_cookies::CookieManagerLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
 
 pub use self::demo::{Demo, files as demo_files, router as demo};
 pub use self::origin::BrowserOrigin;
 pub use self::state::PagesState;
 use super::ApiError;
-use super::auth::MAX_BODY_BYTES;
+use super::auth::{MAX_BODY_BYTES, vary_by_cookie};
 use crate::pages::Pages;
 
 /// Creates the routes that look at no session, or read the cookies themselves.
@@ -67,7 +65,7 @@ fn with_cookies(router: Router) -> Router {
     router
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CookieManagerLayer::new())
-        .layer(SetResponseHeaderLayer::appending(VARY, HeaderValue::from_static("Cookie")))
+        .layer(vary_by_cookie())
 }
 
 async fn asset(State(state): State<PagesState>, Path(name): Path<String>, headers: HeaderMap) -> Response {

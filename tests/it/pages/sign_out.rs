@@ -16,6 +16,7 @@ async fn sign_out_ends_the_session_and_clears_cookies_and_cache() {
     let response = browser.send(form("/auth/sign-out", &[])).await;
     assert_eq!(location(&response), "/auth/sign-in?signed_out");
     assert_eq!(response.header("clear-site-data"), Some("\"cache\""));
+    assert_eq!(response.header("vary"), Some("Cookie"));
     assert_eq!(response.event(), Some("logged_out"));
     assert!(response.set_cookies().iter().all(|cookie| cookie.clears()) && response.set_cookies().len() == 2);
     assert_eq!(app.row(session).await.end.map(|end| end.reason.as_str()), Some("logged_out"));

@@ -55,7 +55,7 @@ const TABLE: &[Rule] = &[
     rule("services", SERVICES, &["axum", "axum_core", "http", "hyper", "hyper_util", "sqlx", "tower_http"]),
     rule("schemas", &["models"], &["sqlx"]),
     rule("pages", &[], &["axum", "sqlx"]),
-    rule("routers", &["clock", "layer", "models", "pages", "schemas", "services"], &["sqlx"]),
+    rule("routers", &["clock", "layer", "models", "pages", "schemas", "services", "sessions"], &["sqlx"]),
     rule("backend", &["clock", "database_url", "models", "services"], &["axum"]),
     rule("backend::sqlite", STORE, &["axum"]),
     rule("backend::postgres", STORE, &["axum"]),
