@@ -31,7 +31,7 @@ use sekisho::app::{App, AppDependencies};
 use sekisho::backend::db::Stores;
 use sekisho::clock::{Clock, ManualClock, SystemClock};
 use sekisho::config::{Config, Sources};
-use sekisho::identity::Roles;
+use sekisho::identity::{Roles, Subject};
 use sekisho::layer::{CookiePolicy, RefreshRequest, RefreshedSession, SilentRefreshLayer, TokenService};
 use sekisho::proxy::{ProxyError, Routes};
 use sekisho::server::{self, Client, ClientShares, Peer, ServerLimits, WorkerThreads};
@@ -168,7 +168,7 @@ fn admission(c: &mut Criterion) {
     let shares = ClientShares::new(&limits);
     threads.free_places().into_iter().for_each(|free| shares.set_free_places(free));
     let address = Client::Address([192, 0, 2, 7].into());
-    let user = Client::User(USER.into());
+    let user = Client::User(must(Subject::new(USER)));
     let mut group = c.benchmark_group("admission");
     group.bench_function("address", |b| {
         b.iter(|| must(shares.try_begin(&address, false)).end_in_flight());
@@ -322,8 +322,10 @@ fn tokens(store: Arc<dyn SessionStore>, keys: SharedKeys, clock: Arc<dyn Clock>)
 
 async fn signed_in(tokens: &Tokens) -> RefreshedSession {
     let roles = Roles::new(["user", "editor"]).unwrap_or_default();
-    let sign_in =
-        SessionRequest { roles, ..SessionRequest::new(must(USER.parse()), "yamada.taro@example.co.jp") };
+    let sign_in = SessionRequest {
+        roles,
+        ..SessionRequest::new(must(Subject::new(USER)), "yamada.taro@example.co.jp")
+    };
     must(tokens.sign_in(sign_in).await).tokens
 }
 

@@ -15,7 +15,6 @@ use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
-use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::purge::{Purge, PurgeStats, RetentionPolicy};
@@ -80,7 +79,7 @@ async fn refresh_during<T>(stores: &Stores, work: impl Future<Output = T>) -> (T
     let mut clients = Vec::new();
     for nth in 0..CLIENTS {
         let (tokens, stop) = (tokens.clone(), Arc::clone(&stop));
-        let sign_in = SessionRequest::new(UserId(Uuid::from_u128(nth)), "someone@example.com");
+        let sign_in = SessionRequest::new(Uuid::from_u128(nth), "someone@example.com");
         let mut refresh_token = tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token;
         clients.push(tokio::spawn(async move {
             let mut latencies = Vec::new();
@@ -139,7 +138,7 @@ const FILL_SQLITE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i +
     t(at) AS (SELECT (unixepoch() - 400 * 86400) * 1000000) \
     INSERT INTO sessions (id, user_id, kind, email, roles, generation, key_number, created_at, rotated_at, \
     rotations, replays, idle_expires_at, absolute_expires_at, ended_at, end_reason) \
-    SELECT randomblob(16), randomblob(16), 'browser', 'someone@example.com', '', 1, 1, at, at, 0, 0, at, at, \
+    SELECT randomblob(16), lower(hex(randomblob(16))), 'browser', 'someone@example.com', '', 1, 1, at, at, 0, 0, at, at, \
     at, 'logged_out' FROM n, t; \
     INSERT INTO audit (at, event, user_id, session_id) SELECT ended_at, end_reason, user_id, id FROM sessions";
 

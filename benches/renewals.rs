@@ -18,12 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sekisho::backend::db::{self, DatabaseOptions, Stores};
-use sekisho::client_info::ClientInfo;
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::identity::Roles;
 use sekisho::layer::RefreshRequest;
 use sekisho::models::session::SessionKind;
-use sekisho::models::user::UserId;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
@@ -179,15 +176,7 @@ async fn refresh(tokens: &Tokens, refresh_token: String) -> String {
 }
 
 async fn sign_in(tokens: &Tokens) -> String {
-    let sign_in = SessionRequest {
-        user: UserId(Uuid::from_u128(1)),
-        email: "someone@example.com",
-        roles: Roles::default(),
-        kind: SessionKind::Browser,
-        client: ClientInfo::default(),
-        hashed_password: None,
-        replaces: None,
-    };
+    let sign_in = SessionRequest::new(Uuid::from_u128(1), "someone@example.com");
     tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token
 }
 

@@ -1,4 +1,7 @@
-//! User, session and roles of a request.
+//! User, session, roles and claims of a request.
+
+mod claims;
+mod subject;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use self::claims::{Claims, InvalidClaims, NoClaims};
+pub use self::subject::{InvalidSubject, Subject};
+
 /// The user and session of a valid access token.
 ///
 /// The layer adds it to a request's extensions. Handlers take it with
@@ -17,13 +23,15 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The user's id (`sub`). It never changes and is never reused.
-    pub subject: Arc<str>,
+    pub subject: Subject,
     /// The session of the token (`sid`).
     pub session: SessionId,
     /// The user's email address, in lower case.
     pub email: Arc<str>,
     /// The user's roles.
     pub roles: Roles,
+    /// The application's own claims (`claims`).
+    pub claims: Claims,
     /// The expiry of the access token (`exp`). The session continues after it.
     pub expires_at: OffsetDateTime,
 }

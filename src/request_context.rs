@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri};
 
 use crate::client_share::ClientShare;
-use crate::identity::{Identity, SessionId};
+use crate::identity::{Identity, SessionId, Subject};
 
 tokio::task_local! {
     static CURRENT_REQUEST: RequestContext;
@@ -41,7 +41,7 @@ struct Inner {
     method: Method,
     target: Option<PathAndQuery>,
     client: Option<IpAddr>,
-    user: OnceLock<(Arc<str>, SessionId)>,
+    user: OnceLock<(Subject, SessionId)>,
     client_share: OnceLock<ClientShare>,
     /// Replaces `client_share` for a request with a valid session.
     user_share: OnceLock<ClientShare>,
@@ -92,7 +92,7 @@ impl RequestContext {
 
     /// Records the user and session. The first call wins.
     pub fn set_identity(&self, identity: &Identity) {
-        let _ = self.0.user.set((Arc::clone(&identity.subject), identity.session));
+        let _ = self.0.user.set((identity.subject.clone(), identity.session));
     }
 
     /// Records the request's part in the numbers of its client, which ends with the context. The first call wins.
@@ -178,7 +178,7 @@ impl RequestContext {
     /// Returns the user's id and the session, if they have been recorded.
     #[must_use]
     pub fn user(&self) -> Option<(&str, SessionId)> {
-        self.0.user.get().map(|(user, session)| (&**user, *session))
+        self.0.user.get().map(|(user, session)| (user.as_str(), *session))
     }
 
     /// Returns the upstream that the request was sent to.

@@ -43,8 +43,8 @@ use crate::session_event::SessionEvent;
 /// ) -> Result<(SignIn, Redirect), StatusCode> {
 ///     // Check `form.password` here, and find the user.
 /// #   let _ = form.password;
-///     let user = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().map_err(|_| StatusCode::UNAUTHORIZED)?;
-///     let new = SessionRequest::new(user, &form.email);
+///     let user_id = 42;
+///     let new = SessionRequest::new(user_id, &form.email);
 ///     let signed_in = sessions.sign_in(&request, new).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
 ///     Ok((signed_in, Redirect::to("/account")))
 /// }

@@ -126,7 +126,7 @@ pub(super) fn begin_for_user(
 ) -> Option<Response> {
     let counted = RequestContext::with_current(|context| {
         if context.share().is_some() {
-            let user = Client::User(Arc::clone(&identity.subject));
+            let user = Client::User(identity.subject.clone());
             context.set_user_share(shares.try_begin(&user, is_in_reserve)?);
         }
         Ok::<_, ClientBusy>(())

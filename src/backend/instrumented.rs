@@ -11,6 +11,7 @@ use metrics::histogram;
 use secrecy::SecretString;
 use time::OffsetDateTime;
 
+use crate::identity::{Claims, Subject};
 use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{Session, SessionId};
@@ -60,13 +61,14 @@ instrumented!(SessionStore for SessionStore {
         fn catch_up(rotation: &Rotation<'_>) -> Option<Session>;
         fn confirm_generation(tokens: &[TokenUse]) -> Vec<Session>;
         fn record_uses(uses: &[SessionUse], now: OffsetDateTime) -> ();
+        fn set_claims(id: SessionId, claims: &Claims, now: OffsetDateTime) -> bool;
         fn end_session(id: SessionId, termination: &SessionTermination) -> bool;
         fn end_session_list(ids: &[SessionId], termination: &SessionTermination) -> Vec<SessionId>;
         fn end_sessions(filter: &SessionFilter, termination: &SessionTermination) -> Vec<SessionId>;
     }
     others {
         fn find_session(id: SessionId) -> Option<Session>;
-        fn live_sessions(user: UserId, now: OffsetDateTime) -> Vec<Session>;
+        fn live_sessions(user: &Subject, now: OffsetDateTime) -> Vec<Session>;
         fn list_sessions(filter: &SessionFilter, live_at: Option<OffsetDateTime>, limit: u32) -> Vec<Session>;
         fn ended_since(since: EndedSince) -> EndedSessions;
         fn end_expired(after: SessionId, limit: u32, now: OffsetDateTime) -> Option<SessionId>;

@@ -29,7 +29,7 @@ macro_rules! session_columns {
     () => {
         "id, user_id, kind, email, roles, generation, key_number, created_at, rotated_at, asked_by, \
          asked_by_issued_at, settled_by, rotations, replays, idle_expires_at, absolute_expires_at, \
-         ended_at, end_reason, address, user_agent"
+         ended_at, end_reason, address, user_agent, claims"
     };
 }
 
@@ -84,14 +84,15 @@ pub(super) fn push_movie_filter<DB: Database>(
 /// Adds the conditions of a filter to a query of sessions.
 pub(super) fn push_filter<DB: Database>(query: &mut QueryBuilder<DB>, filter: &SessionFilter)
 where
+    for<'q> String: Encode<'q, DB> + Type<DB>,
     for<'q> Uuid: Encode<'q, DB> + Type<DB>,
     for<'q> i16: Encode<'q, DB> + Type<DB>,
 {
     match filter {
         SessionFilter::All => query,
-        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.0),
+        SessionFilter::User(user) => query.push(" AND user_id = ").push_bind(user.to_string()),
         SessionFilter::UserExcept(user, kept) => {
-            query.push(" AND user_id = ").push_bind(user.0).push(" AND id <> ").push_bind(kept.0)
+            query.push(" AND user_id = ").push_bind(user.to_string()).push(" AND id <> ").push_bind(kept.0)
         }
         SessionFilter::SignedBy(key) => query.push(" AND key_number = ").push_bind(i16::from(*key)),
     };

@@ -121,10 +121,11 @@
 //! fn ann() -> Identity {
 //!     // ...
 //! #     Identity {
-//! #         subject: "1".into(),
+//! #         subject: 1.into(),
 //! #         session: "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().expect("a UUID"),
 //! #         email: "ann@example.org".into(),
 //! #         roles: Roles::default(),
+//! #         claims: sekisho::identity::Claims::default(),
 //! #         expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
 //! #     }
 //! }
@@ -179,10 +180,11 @@
 //! #             return Err(VerifyError::Malformed);
 //! #         }
 //! #         let identity = Identity {
-//! #             subject: "1".into(),
+//! #             subject: 1.into(),
 //! #             session: "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().expect("a UUID"),
 //! #             email: "ann@example.org".into(),
 //! #             roles: Roles::default(),
+//! #             claims: sekisho::identity::Claims::default(),
 //! #             expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
 //! #         };
 //! #         Ok(Verified { identity, refresh_due: false })

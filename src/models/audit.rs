@@ -4,8 +4,8 @@
 use time::OffsetDateTime;
 
 use super::session::{EndReason, Session, SessionId};
-use super::user::UserId;
 use crate::client_info::ClientInfo;
+use crate::identity::Subject;
 use crate::session_event::SessionEvent;
 
 /// An entry of the audit log.
@@ -16,7 +16,7 @@ pub struct AuditEntry {
     /// Event.
     pub event: AuditEvent,
     /// Affected user.
-    pub user: Option<UserId>,
+    pub user: Option<Subject>,
     /// Affected session.
     pub session: Option<SessionId>,
     /// Generation of the presented token.
@@ -53,7 +53,7 @@ impl AuditEntry {
     #[must_use]
     pub fn login(session: &Session) -> Self {
         Self {
-            user: Some(session.user_id),
+            user: Some(session.subject.clone()),
             session: Some(session.id),
             held: Some(session.generation),
             ..Self::new(session.created_at, AuditEvent::Login, session.client.clone())

@@ -5,10 +5,9 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::user::UserId;
 use crate::client_info::ClientInfo;
-use crate::identity::Roles;
 pub use crate::identity::SessionId;
+use crate::identity::{Claims, Roles, Subject};
 use crate::session_event::SessionEvent;
 
 /// Id of an access token (`jti`): 16 random bytes, formatted as a UUID.
@@ -156,7 +155,7 @@ pub struct Session {
     /// Id, the primary key.
     pub id: SessionId,
     /// User.
-    pub user_id: UserId,
+    pub subject: Subject,
     /// Kind.
     pub kind: SessionKind,
     /// Email address of the user, copied so that a refresh reads no other row.
@@ -187,6 +186,8 @@ pub struct Session {
     pub end: Option<SessionEnd>,
     /// Client that requested the current generation.
     pub client: ClientInfo,
+    /// The application's own claims, which the next access token carries.
+    pub claims: Claims,
 }
 
 impl Session {
@@ -222,7 +223,7 @@ impl Session {
         const DAY: Duration = Duration::from_secs(86_400);
         Self {
             id: SessionId(Uuid::from_u128(1)),
-            user_id: UserId(Uuid::from_u128(2)),
+            subject: Uuid::from_u128(2).into(),
             kind: SessionKind::Browser,
             email: "taro@example.jp".to_owned(),
             roles: Roles::default(),
@@ -238,6 +239,7 @@ impl Session {
             absolute_expires_at: now + 8 * DAY,
             end: None,
             client: ClientInfo::default(),
+            claims: Claims::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::identity::Roles;
+use crate::identity::{Roles, Subject};
 
 /// Id of a user: random, immutable and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,27 @@ impl FromStr for UserId {
         text.parse().map(Self)
     }
 }
+
+impl From<UserId> for Subject {
+    fn from(id: UserId) -> Self {
+        id.0.into()
+    }
+}
+
+impl TryFrom<&Subject> for UserId {
+    type Error = NotAUserId;
+
+    /// Reads the id of a user of this server, exactly as it was written: one user has one subject.
+    fn try_from(subject: &Subject) -> Result<Self, NotAUserId> {
+        let id = subject.parse().map_err(|_| NotAUserId)?;
+        if Subject::from(id) == *subject { Ok(id) } else { Err(NotAUserId) }
+    }
+}
+
+/// Error of a subject that is not the id of a user of this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the subject is not the id of a user of this server")]
+pub struct NotAUserId;
 
 /// Role of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -106,4 +127,27 @@ pub struct User {
     pub disabled_at: Option<OffsetDateTime>,
     /// Creation time.
     pub created_at: OffsetDateTime,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_id_has_one_subject() {
+        let id = UserId(Uuid::from_u128(0x67e5_5044_10b1_426f_9247_bb68_0e5f_e0c8));
+        let subject = Subject::from(id);
+        assert_eq!(subject.as_str(), id.to_string());
+        assert_eq!(UserId::try_from(&subject), Ok(id));
+        let others = [
+            "67E55044-10B1-426F-9247-BB680E5FE0C8",
+            "67e5504410b1426f9247bb680e5fe0c8",
+            "{67e55044-10b1-426f-9247-bb680e5fe0c8}",
+            "42",
+        ];
+        for text in others {
+            let subject = Subject::new(text).expect("a subject");
+            assert_eq!(UserId::try_from(&subject), Err(NotAUserId), "{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use super::deferred_writes::DeferredWrites;
 use super::store::{SessionStore, StoreError};
 use crate::client_info::ClientInfo;
 use crate::clock::Clock;
+use crate::identity::Subject;
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::user::UserId;
 
@@ -35,14 +36,14 @@ impl AuditLog {
         client: &ClientInfo,
     ) -> Result<(), StoreError> {
         let entry = AuditEntry::new(self.clock.now(), event, client.clone());
-        self.store.record(&[AuditEntry { user: Some(user), ..entry }]).await
+        self.store.record(&[AuditEntry { user: Some(user.into()), ..entry }]).await
     }
 
     /// Records a failed sign-in with a deferred write. `user` is the user of the given address, if
     /// there is one.
     pub fn record_failed_login(&self, user: Option<UserId>, client: &ClientInfo) {
         let entry = AuditEntry::new(self.clock.now(), AuditEvent::LoginFailed, client.clone());
-        self.deferred.push_audit(AuditEntry { user, ..entry });
+        self.deferred.push_audit(AuditEntry { user: user.map(Subject::from), ..entry });
     }
 }
 

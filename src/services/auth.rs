@@ -110,13 +110,12 @@ impl Auth {
             tracing::info!(address = by.address.map(tracing::field::display), %error, session_event = "login_failed", "sign-in failed");
         })?;
         let sign_in = SessionRequest {
-            user: user.id,
-            email: &user.email,
             roles: user.role.roles(),
             kind,
             client,
             hashed_password: Some(&user.hashed_password),
             replaces,
+            ..SessionRequest::new(user.id, &user.email)
         };
         let issued = self.tokens.sign_in(sign_in).await.inspect_err(|error| {
             if matches!(error, SignInError::Refused) {
@@ -203,7 +202,7 @@ impl Auth {
         identity: &Identity,
         client: &ClientInfo,
     ) -> Result<(), AuthError> {
-        let ended = self.tokens.end_all(user_id(identity)?, None, EndReason::LoggedOut, client).await?;
+        let ended = self.tokens.end_all(&identity.subject, None, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "signed out everywhere");
         Ok(())
     }
@@ -218,8 +217,8 @@ impl Auth {
         identity: &Identity,
         client: &ClientInfo,
     ) -> Result<usize, AuthError> {
-        let user = user_id(identity)?;
-        let ended = self.tokens.end_all(user, Some(identity.session), EndReason::LoggedOut, client).await?;
+        let kept = Some(identity.session);
+        let ended = self.tokens.end_all(&identity.subject, kept, EndReason::LoggedOut, client).await?;
         tracing::info!(user = %identity.subject, ended = ended.len(), session_event = "logged_out", "other sessions signed out");
         Ok(ended.len())
     }
@@ -230,7 +229,7 @@ impl Auth {
     ///
     /// If the store is unavailable.
     pub async fn sessions(&self, identity: &Identity) -> Result<Vec<Session>, AuthError> {
-        Ok(self.tokens.sessions_of(user_id(identity)?).await?)
+        Ok(self.tokens.sessions_of(&identity.subject).await?)
     }
 
     /// Terminates one session of a user.
@@ -305,7 +304,7 @@ impl Auth {
 }
 
 fn user_id(identity: &Identity) -> Result<UserId, AuthError> {
-    identity.subject.parse().map_err(|_| AuthError::UserGone)
+    UserId::try_from(&identity.subject).map_err(|_| AuthError::UserGone)
 }
 
 impl From<SignInError> for AuthError {

@@ -150,7 +150,7 @@ impl DeferredWrites {
 
     async fn terminate_on_reuse(&self, row: &Session, client: Option<ClientInfo>) -> Result<(), StoreError> {
         tracing::warn!(
-            session = %row.id, user = %row.user_id, generation = row.generation,
+            session = %row.id, user = %row.subject, generation = row.generation,
             used_by = client.as_ref().map(tracing::field::display), held_by = %row.client,
             session_event = %SessionEvent::ReuseDetected,
             "session terminated: two access tokens of one generation are in use"

@@ -1,7 +1,8 @@
 //! Access tokens: JWTs according to RFC 9068.
 //!
 //! The header is `{"typ":"at+jwt","alg":…,"kid":…}`. The claims are `iss sub aud client_id iat exp jti sid
-//! gen email roles`. `client_id` equals the audience.
+//! gen email roles`, and `claims` with the application's own if there are any. `client_id` equals the
+//! audience.
 //!
 //! Verification is strict and follows RFC 8725: first the form, then the key by the header, the signature,
 //! and last the claims. The algorithm is that of the key, never that of the token. Verification does no
@@ -24,17 +25,22 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::keys::{KeyRing, SigningKey};
-use crate::identity::{Identity, Roles};
+use crate::identity::{Claims, Identity, Roles, Subject};
 use crate::layer::VerifyError;
 use crate::models::session::{AccessTokenRef, Session, SessionId, TokenId};
 
 /// Maximum length of an access token in bytes. Longer ones are refused before decoding. Tokens issued
-/// here are under 1 KiB.
+/// here are under 1 KiB without claims of the application and long lists of roles.
 pub const MAX_LENGTH: usize = 4096;
+
+/// Maximum length of an access token for a new session. Browsers limit a cookie to 4,096 bytes with its name,
+/// and later tokens of the session may have more digits.
+pub const MAX_NEW_LENGTH: usize = 4_000;
 
 /// Settings of [`AccessTokens`].
 #[derive(Clone, Debug)]
@@ -121,10 +127,9 @@ impl AccessTokens {
         now: OffsetDateTime,
     ) -> Result<(String, OffsetDateTime), ring::error::Unspecified> {
         let expires_at = truncate_to_seconds((now + self.lifetime(id)).min(session.absolute_expires_at));
-        let mut subject = Uuid::encode_buffer();
-        let claims = Claims {
+        let claims = AccessClaims {
             iss: Cow::Borrowed(&self.settings.issuer),
-            sub: Cow::Borrowed(session.user_id.0.hyphenated().encode_lower(&mut subject)),
+            sub: Cow::Borrowed(&session.subject),
             aud: Audience::One(Cow::Borrowed(&self.settings.audience)),
             client_id: Cow::Borrowed(&self.settings.audience),
             iat: now.unix_timestamp(),
@@ -135,6 +140,7 @@ impl AccessTokens {
             generation: session.generation,
             email: Cow::Borrowed(&session.email),
             roles: Cow::Borrowed(&session.roles),
+            claims: session.claims.as_raw(),
         };
         Ok((sign(key, &claims)?, expires_at))
     }
@@ -224,7 +230,7 @@ impl AccessTokens {
         self.check_claims(claims, now).ok_or(VerifyError::Malformed)
     }
 
-    fn check_claims(&self, claims: Claims<'_>, now: Option<OffsetDateTime>) -> Option<AccessToken> {
+    fn check_claims(&self, claims: AccessClaims<'_>, now: Option<OffsetDateTime>) -> Option<AccessToken> {
         let settings = &self.settings;
         let issued_at = OffsetDateTime::from_unix_timestamp(claims.iat).ok()?;
         let exp = claims.exp.min(claims.iat.saturating_add(self.max_age_seconds()));
@@ -238,14 +244,15 @@ impl AccessTokens {
         // Additions to times at the end of the calendar would overflow.
         let is_in_range =
             (0..=MAX_TIMESTAMP).contains(&claims.iat) && (0..=MAX_TIMESTAMP).contains(&claims.exp);
-        if !is_for_gateway || !is_timely || !is_in_range || claims.sub.is_empty() || claims.generation == 0 {
+        if !is_for_gateway || !is_timely || !is_in_range || claims.generation == 0 {
             return None;
         }
         let identity = Identity {
-            subject: claims.sub.into(),
+            subject: Subject::new(claims.sub).ok()?,
             session: SessionId(claims.sid),
             email: claims.email.into(),
             roles: claims.roles.into_owned(),
+            claims: claims.claims.map_or(Ok(Claims::default()), Claims::from_raw).ok()?,
             expires_at,
         };
         Some(AccessToken { identity, id: TokenId(claims.jti), generation: claims.generation, issued_at })
@@ -288,7 +295,7 @@ fn verify_signature(keys: &KeyRing, signed: &str, header: &str, signature: &str)
 
 /// The claims, in serialization order.
 #[derive(Deserialize, Serialize)]
-struct Claims<'a> {
+struct AccessClaims<'a> {
     #[serde(borrow)]
     iss: Cow<'a, str>,
     #[serde(borrow)]
@@ -308,6 +315,9 @@ struct Claims<'a> {
     #[serde(borrow)]
     email: Cow<'a, str>,
     roles: Cow<'a, Roles>,
+    // Not parsed before a handler reads them.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    claims: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]

@@ -16,6 +16,7 @@ use super::store::{
 };
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
+use crate::identity::{Claims, Subject};
 use crate::models::audit::AuditEntry;
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
@@ -116,6 +117,17 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
+    async fn set_claims(
+        &self,
+        id: SessionId,
+        claims: &Claims,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let live = tables.sessions.get_mut(&id).filter(|session| session.termination(now).is_none());
+        Ok(live.map(|session| session.claims.clone_from(claims)).is_some())
+    }
+
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         Ok(self.tables().terminate(id, termination))
     }
@@ -137,8 +149,8 @@ impl SessionStore for MemoryStore {
         Ok(self.tables().terminate_matching(filter, termination))
     }
 
-    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let mut live = self.tables().matching(&SessionFilter::User(user), Some(now));
+    async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+        let mut live = self.tables().matching(&SessionFilter::User(user.clone()), Some(now));
         live.sort_by_key(|session| std::cmp::Reverse((session.rotated_at, session.id)));
         Ok(live)
     }
@@ -291,7 +303,7 @@ impl UserStore for MemoryStore {
             return Ok(Some(Vec::new()));
         }
         user.role = role;
-        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id), termination)))
+        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id.into()), termination)))
     }
 
     async fn disable_user(
@@ -302,7 +314,7 @@ impl UserStore for MemoryStore {
         let mut tables = self.tables();
         let Some(user) = tables.users.get_mut(&id) else { return Ok(None) };
         user.disabled_at.get_or_insert(termination.at);
-        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id), termination)))
+        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id.into()), termination)))
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -321,7 +333,7 @@ impl UserStore for MemoryStore {
         if tables.users.remove(&id).is_none() {
             return Ok(None);
         }
-        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id), termination)))
+        Ok(Some(tables.terminate_by_user_change(id, &SessionFilter::User(id.into()), termination)))
     }
 }
 
@@ -401,7 +413,8 @@ impl SettingStore for MemoryStore {
 impl Tables {
     fn is_sign_in_allowed(&self, new: &NewSession<'_>) -> bool {
         let Some(hash) = new.hashed_password else { return true };
-        self.users.get(&new.session.user_id).is_some_and(|user| {
+        let user = UserId::try_from(&new.session.subject).ok().and_then(|id| self.users.get(&id));
+        user.is_some_and(|user| {
             user.hashed_password.expose_secret() == hash.expose_secret()
                 && user.role.as_str() == new.session.roles.as_str()
                 && user.disabled_at.is_none()
@@ -411,7 +424,7 @@ impl Tables {
     /// Terminates the session that the new one replaces, and the oldest of its kind beyond the user's limit.
     fn evict_sessions(&mut self, new: &NewSession<'_>) -> Vec<SessionId> {
         let at = new.session.created_at;
-        let mut others = self.matching(&SessionFilter::User(new.session.user_id), Some(at));
+        let mut others = self.matching(&SessionFilter::User(new.session.subject.clone()), Some(at));
         others.retain(|session| session.kind == new.session.kind && Some(session.id) != new.replaces);
         others.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
         let beyond = others.iter().skip(new.max_per_user.saturating_sub(1) as usize);
@@ -471,7 +484,8 @@ impl Tables {
             return false;
         };
         session.end = Some(termination.end());
-        let entry = termination.audit_entry(id, session.user_id, session.generation, session.client.clone());
+        let (subject, client) = (session.subject.clone(), session.client.clone());
+        let entry = termination.audit_entry(id, subject, session.generation, client);
         self.push_audit(entry);
         self.number_termination(id);
         true
@@ -526,11 +540,11 @@ fn stored_client(client: &ClientInfo) -> ClientInfo {
 }
 
 fn matches_filter(filter: &SessionFilter, session: &Session) -> bool {
-    match *filter {
+    match filter {
         SessionFilter::All => true,
-        SessionFilter::User(user) => session.user_id == user,
-        SessionFilter::UserExcept(user, kept) => session.user_id == user && session.id != kept,
-        SessionFilter::SignedBy(key) => session.key_number == key,
+        SessionFilter::User(user) => session.subject == *user,
+        SessionFilter::UserExcept(user, kept) => session.subject == *user && session.id != *kept,
+        SessionFilter::SignedBy(key) => session.key_number == *key,
     }
 }
 

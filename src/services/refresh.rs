@@ -265,7 +265,7 @@ impl Attempt<'_> {
                 "database rolled back: it has lost more than one rotation of this session"
             );
             self.refresher.deferred.push_audit(AuditEntry {
-                user: Some(row.user_id),
+                user: Some(row.subject.clone()),
                 session: Some(row.id),
                 presented: Some(presented),
                 held: presented.checked_sub(lost),
@@ -322,7 +322,7 @@ impl Attempt<'_> {
     /// Logs both clients, so that an operator can distinguish the owner from the thief.
     fn warn_of_reuse(&self, row: &Session, reuse: Reuse) {
         tracing::warn!(
-            session = %row.id, user = %row.user_id, reuse = reuse.as_str(),
+            session = %row.id, user = %row.subject, reuse = reuse.as_str(),
             presented = self.presented.generation, held = row.generation,
             presented_by = %self.client, held_by = %row.client,
             session_event = %SessionEvent::ReuseDetected,

@@ -34,6 +34,7 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 
 use crate::client_info::ClientInfo;
+use crate::identity::{Claims, Subject};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{
@@ -84,6 +85,17 @@ pub trait SessionStore: AuditStore {
     /// times.
     async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError>;
 
+    /// Replaces the claims of a session that is live at `now`. Returns `false` if there is none.
+    ///
+    /// One conditional update. Rows that [`rotate`](Self::rotate), [`catch_up`](Self::catch_up) and
+    /// [`find_session`](Self::find_session) return from here on have the new claims.
+    async fn set_claims(
+        &self,
+        id: SessionId,
+        claims: &Claims,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError>;
+
     /// Terminates a session. Returns `true` if this call did so: the session exists and was not
     /// terminated before. It may have expired.
     ///
@@ -110,7 +122,7 @@ pub trait SessionStore: AuditStore {
     ) -> Result<Vec<SessionId>, StoreError>;
 
     /// Returns the user's sessions that are live at `now`, the most recently rotated first.
-    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError>;
+    async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError>;
 
     /// Returns at most `limit` sessions that match `filter`, the most recently created first: those live
     /// at `live_at`, or all if it is `None`.
@@ -279,9 +291,9 @@ pub trait SettingStore: Send + Sync + 'static {
 pub struct NewSession<'a> {
     /// The row.
     pub session: &'a Session,
-    /// If given, the user must exist, be enabled, have this password hash, and have the role of the
-    /// session's roles. Applications with a user database of their own give none, and the user is not
-    /// checked.
+    /// If given, the session's subject must be the id of a user who exists, is enabled, has this password
+    /// hash, and has the role of the session's roles. Applications with a user database of their own give
+    /// none, and the user is not checked.
     pub hashed_password: Option<&'a SecretString>,
     /// Session that this one replaces. It is terminated as [`logged_out`].
     ///
@@ -373,7 +385,7 @@ impl SessionTermination {
     #[must_use]
     pub fn user_audit_entry(&self, user: UserId) -> AuditEntry {
         AuditEntry {
-            user: Some(user),
+            user: Some(user.into()),
             ..AuditEntry::new(self.at, AuditEvent::Ended(self.reason), self.client.clone())
         }
     }
@@ -381,7 +393,13 @@ impl SessionTermination {
     /// Returns the audit entry of a terminated session. `held` is the row's generation, and `holder` the
     /// client that received it.
     #[must_use]
-    pub fn audit_entry(&self, session: SessionId, user: UserId, held: u32, holder: ClientInfo) -> AuditEntry {
+    pub fn audit_entry(
+        &self,
+        session: SessionId,
+        user: Subject,
+        held: u32,
+        holder: ClientInfo,
+    ) -> AuditEntry {
         AuditEntry {
             user: Some(user),
             session: Some(session),
@@ -439,14 +457,14 @@ pub struct SessionUse {
 }
 
 /// Selects sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionFilter {
     /// All sessions.
     All,
     /// The sessions of a user.
-    User(UserId),
+    User(Subject),
     /// The sessions of a user except one.
-    UserExcept(UserId, SessionId),
+    UserExcept(Subject, SessionId),
     /// The sessions whose current refresh token is signed by this key.
     SignedBy(u8),
 }
@@ -471,8 +489,8 @@ impl PasswordChange<'_> {
     #[must_use]
     pub fn sessions(&self) -> SessionFilter {
         match self.keep {
-            Some(session) => SessionFilter::UserExcept(self.user, session),
-            None => SessionFilter::User(self.user),
+            Some(session) => SessionFilter::UserExcept(self.user.into(), session),
+            None => SessionFilter::User(self.user.into()),
         }
     }
 }

@@ -24,7 +24,7 @@ use super::store::{
 use super::token::{IssuedSession, SessionRequest, SessionSettings, Tokens};
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, ManualClock};
-use crate::identity::Roles;
+use crate::identity::{Claims, Roles, Subject};
 use crate::layer::{RefreshError, RefreshRequest};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{EndReason, Session, SessionId, SessionKind, TokenId};
@@ -343,6 +343,15 @@ impl SessionStore for TestStore {
         self.call("record_uses").await?.record_uses(uses, now).await
     }
 
+    async fn set_claims(
+        &self,
+        id: SessionId,
+        claims: &Claims,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        self.call("set_claims").await?.set_claims(id, claims, now).await
+    }
+
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         self.call("end_session").await?.end_session(id, termination).await
     }
@@ -363,7 +372,7 @@ impl SessionStore for TestStore {
         self.call("end_sessions").await?.end_sessions(filter, termination).await
     }
 
-    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+    async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
         self.call("live_sessions").await?.live_sessions(user, now).await
     }
 

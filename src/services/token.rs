@@ -14,6 +14,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::audit_log::AuditLog;
 use super::deferred_writes::DeferredWrites;
 use super::jwt::{self, AccessTokens};
@@ -34,12 +36,11 @@ pub use super::tokens_builder::{BuildError, TokensBuilder};
 use super::upstream_tokens::UpstreamTokens;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, micros};
-use crate::identity::Identity;
+use crate::identity::{Claims, Identity, InvalidClaims, Subject};
 use crate::layer::{
     RefreshError, RefreshRequest, RefreshedSession, SessionActiveFuture, TokenService, Verified, VerifyError,
 };
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId, SessionKind};
-use crate::models::user::UserId;
 use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent, SessionUseRecorder};
 
 /// Issues, verifies, refreshes and terminates sessions and their tokens. Cheap to clone.
@@ -60,9 +61,10 @@ use crate::session_event::{SessionEndFuture, SessionEndWatcher, SessionEvent, Se
 /// let clock = Arc::new(ManualClock::default());
 /// let tokens = Tokens::builder().clock(clock.clone()).build()?;
 ///
-/// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
-/// let issued = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.tokens;
+/// let user_id = 42_i64;
+/// let issued = tokens.sign_in(SessionRequest::new(user_id, "ann@example.org")).await?.tokens;
 /// let verified = tokens.verify(&issued.access_token)?;
+/// assert_eq!(verified.identity.subject.parse(), Ok(user_id));
 /// assert_eq!(&*verified.identity.email, "ann@example.org");
 ///
 /// clock.advance(Duration::from_secs(30 * 60));
@@ -152,11 +154,13 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// [`SignInError::Refused`] if the user has changed since the password was checked.
+    /// [`SignInError::Refused`] if the user has changed since the password was checked, and
+    /// [`SignInError::TokenTooLong`] if roles and claims are too long for a cookie.
     pub async fn sign_in(&self, request: SessionRequest<'_>) -> Result<IssuedSession, SignInError> {
         let Inner { store, issuer, .. } = &*self.inner;
         let now = issuer.clock.now();
         let session = issuer.new_session(&request, now)?;
+        let tokens = issuer.issue_checked(&session, now)?;
         let new = NewSession {
             session: &session,
             hashed_password: request.hashed_password,
@@ -171,8 +175,49 @@ impl Tokens {
             let reason = if is_replaced { EndReason::LoggedOut } else { EndReason::Displaced };
             self.inner.revocations.mark_terminated(&[id], SessionEnd { at: session.created_at, reason });
         }
-        let tokens = issuer.issue(&session, SessionEvent::Rotated, now)?;
         Ok(IssuedSession { session, tokens })
+    }
+
+    /// Replaces the application's own claims of a session, with a value that serializes as a JSON object, or
+    /// as `null` for none. Returns `false` if the session does not exist or has ended.
+    ///
+    /// The new claims hold from the next refresh. Access tokens from before keep the earlier ones until they
+    /// expire, at most [`SessionSettings::access_ttl`] later.
+    ///
+    /// ```
+    /// # use sekisho::services::token::{SessionRequest, Tokens, UpdateClaimsError};
+    /// # use serde_json::json;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tokens = Tokens::in_memory()?;
+    /// let request = SessionRequest::new(42, "ann@example.org").with_claims(&json!({"plan": "free"}))?;
+    /// let session = tokens.sign_in(request).await?.session.id;
+    /// assert!(tokens.update_claims(session, &json!({"plan": "team"})).await?);
+    ///
+    /// let too_long = json!({"notes": "x".repeat(512)});
+    /// let error = tokens.update_claims(session, &too_long).await;
+    /// assert!(matches!(error, Err(UpdateClaimsError::Invalid(_))));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`UpdateClaimsError`] if the claims are invalid or too long, or the store fails. In the last case they
+    /// may have been replaced or not.
+    pub async fn update_claims<C: Serialize + ?Sized>(
+        &self,
+        session: SessionId,
+        claims: &C,
+    ) -> Result<bool, UpdateClaimsError> {
+        let claims = Claims::new(claims)?;
+        let Inner { store, issuer, refresher, .. } = &*self.inner;
+        let now = issuer.clock.now();
+        let Some(row) = store.find_session(session).await? else { return Ok(false) };
+        issuer.issue_checked(&Session { claims: claims.clone(), ..row }, now)?;
+        let updated = store.set_claims(session, &claims, now).await?;
+        // Refreshes of the last seconds share a row with the earlier claims.
+        refresher.flights.forget_sessions(&[session]);
+        Ok(updated)
     }
 
     /// Refreshes the session of a refresh token of this kind.
@@ -246,7 +291,7 @@ impl Tokens {
     /// use sekisho::{SessionRequest, Tokens};
     ///
     /// let tokens = Tokens::in_memory()?;
-    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let ann = 42;
     /// let phone = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
     ///
     /// let sessions = tokens.sessions_of(ann).await?;
@@ -258,8 +303,8 @@ impl Tokens {
     /// # Errors
     ///
     /// If the store fails.
-    pub async fn sessions_of(&self, user: UserId) -> Result<Vec<Session>, StoreError> {
-        self.inner.store.live_sessions(user, self.inner.issuer.clock.now()).await
+    pub async fn sessions_of(&self, user: impl Into<Subject>) -> Result<Vec<Session>, StoreError> {
+        self.inner.store.live_sessions(&user.into(), self.inner.issuer.clock.now()).await
     }
 
     /// Ends a session on behalf of `client`. Returns `false` if there is none, or it has ended before.
@@ -277,7 +322,7 @@ impl Tokens {
     /// use sekisho::{SessionRequest, Tokens};
     ///
     /// let tokens = Tokens::in_memory()?;
-    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let ann = 42;
     /// let issued = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?;
     ///
     /// let by = ClientInfo::default();
@@ -323,7 +368,7 @@ impl Tokens {
     /// use sekisho::{SessionRequest, Tokens};
     ///
     /// let tokens = Tokens::in_memory()?;
-    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let ann = 42;
     /// let phone = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
     /// let laptop = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
     ///
@@ -343,12 +388,16 @@ impl Tokens {
     /// If the store fails. The sessions may then have ended or not.
     pub async fn end_all(
         &self,
-        user: UserId,
+        user: impl Into<Subject>,
         except: Option<SessionId>,
         reason: EndReason,
         client: &ClientInfo,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let filter = except.map_or(SessionFilter::User(user), |kept| SessionFilter::UserExcept(user, kept));
+        let user = user.into();
+        let filter = match except {
+            Some(kept) => SessionFilter::UserExcept(user, kept),
+            None => SessionFilter::User(user),
+        };
         self.end_matching(&filter, reason, client).await
     }
 
@@ -364,7 +413,7 @@ impl Tokens {
     /// use sekisho::{SessionRequest, Tokens};
     ///
     /// let tokens = Tokens::in_memory()?;
-    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let ann = 42;
     /// let session = tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?.session;
     ///
     /// let by = ClientInfo::default();
@@ -419,7 +468,7 @@ impl Tokens {
     /// use sekisho::{SessionRequest, Tokens};
     ///
     /// let tokens = Tokens::in_memory()?;
-    /// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// let ann = 42;
     /// tokens.sign_in(SessionRequest::new(ann, "ann@example.org")).await?;
     ///
     /// // Everyone signs in again.
@@ -440,7 +489,7 @@ impl Tokens {
     ) -> Result<Vec<SessionId>, StoreError> {
         let inner = Arc::clone(&self.inner);
         let termination = self.termination(reason, client);
-        let filter = *filter;
+        let filter = filter.clone();
         run_detached(async move {
             let terminated = inner.store.end_sessions(&filter, &termination).await?;
             inner.revocations.mark_terminated(&terminated, termination.end());
@@ -596,6 +645,30 @@ impl SessionUseRecorder for Tokens {
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokens").field("settings", self.settings()).finish_non_exhaustive()
+    }
+}
+
+/// Reason why the claims of a session were not replaced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateClaimsError {
+    /// The value is not valid as claims.
+    #[error(transparent)]
+    Invalid(#[from] InvalidClaims),
+    /// The session's access token would be too long for a cookie, or cannot be signed.
+    #[error(transparent)]
+    Token(SignInError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<SignInError> for UpdateClaimsError {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Store(error) => Self::Store(error),
+            error => Self::Token(error),
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::crypto;
-use super::jwt::{AccessToken, AccessTokens};
+use super::jwt::{AccessToken, AccessTokens, MAX_NEW_LENGTH};
 use super::keys::SharedKeys;
 use super::refresh_token;
 use super::rotation::confirmation_age;
@@ -16,10 +17,9 @@ use super::session_settings::SessionSettings;
 use super::store::StoreError;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, duration_micros, micros};
-use crate::identity::{Identity, Roles};
+use crate::identity::{Claims, Identity, InvalidClaims, Roles, Subject};
 use crate::layer::{IllegalToken, RefreshedSession};
 use crate::models::session::{Session, SessionId, SessionKind, TokenId};
-use crate::models::user::UserId;
 use crate::session_event::SessionEvent;
 
 /// Issues access and refresh tokens, without any I/O.
@@ -34,11 +34,13 @@ pub(super) struct TokenIssuer {
 #[derive(Clone, Debug)]
 pub struct SessionRequest<'a> {
     /// The user.
-    pub user: UserId,
+    pub subject: Subject,
     /// The user's email address.
     pub email: &'a str,
     /// The user's roles.
     pub roles: Roles,
+    /// The application's own claims, which access tokens carry. See [`with_claims`](Self::with_claims).
+    pub claims: Claims,
     /// The kind of client that holds the session.
     pub kind: SessionKind,
     /// The client that signs in.
@@ -53,18 +55,47 @@ pub struct SessionRequest<'a> {
 
 impl<'a> SessionRequest<'a> {
     /// Creates a request for a browser session of a user without roles. Set further fields with
-    /// `SessionRequest { roles, ..SessionRequest::new(user, email) }`.
+    /// `SessionRequest { roles, ..SessionRequest::new(subject, email) }`.
+    ///
+    /// Integers and UUIDs are subjects. Make one of text with [`Subject::new`].
     #[must_use]
-    pub fn new(user: UserId, email: &'a str) -> Self {
+    pub fn new(subject: impl Into<Subject>, email: &'a str) -> Self {
         Self {
-            user,
+            subject: subject.into(),
             email,
             roles: Roles::default(),
+            claims: Claims::default(),
             kind: SessionKind::Browser,
             client: ClientInfo::default(),
             hashed_password: None,
             replaces: None,
         }
+    }
+}
+
+impl SessionRequest<'_> {
+    /// Sets the application's own claims, from a value that serializes as a JSON object.
+    ///
+    /// ```
+    /// use sekisho::services::token::SessionRequest;
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct Plan {
+    ///     plan: &'static str,
+    /// }
+    ///
+    /// let user_id = 42_i64;
+    /// let request = SessionRequest::new(user_id, "ann@example.org").with_claims(&Plan { plan: "team" })?;
+    /// assert_eq!(request.subject.as_str(), "42");
+    /// assert_eq!(request.claims.as_json(), Some(r#"{"plan":"team"}"#));
+    /// # Ok::<(), sekisho::identity::InvalidClaims>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidClaims`] if the value is not an object of at most [`Claims::MAX_LEN`] bytes.
+    pub fn with_claims<C: Serialize + ?Sized>(self, claims: &C) -> Result<Self, InvalidClaims> {
+        Ok(Self { claims: Claims::new(claims)?, ..self })
     }
 }
 
@@ -91,6 +122,11 @@ pub enum SignInError {
     /// The operating system returned no random bytes.
     #[error("cannot read random bytes")]
     Random,
+    /// No cookie could hold the access token. The value is its length in bytes.
+    #[error(
+        "the access token would have {0} bytes, but cookies hold {MAX_NEW_LENGTH}: use fewer roles or claims"
+    )]
+    TokenTooLong(usize),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -106,7 +142,7 @@ impl TokenIssuer {
         let absolute_expires_at = now + self.settings.absolute_ttl;
         Ok(Session {
             id: SessionId(random_id()?),
-            user_id: request.user,
+            subject: request.subject.clone(),
             kind: request.kind,
             email: request.email.to_owned(),
             roles: request.roles.clone(),
@@ -122,7 +158,22 @@ impl TokenIssuer {
             absolute_expires_at,
             end: None,
             client: request.client.clone(),
+            claims: request.claims.clone(),
         })
+    }
+
+    /// Issues the tokens of a session as [`issue`](Self::issue), unless the access token is too long for a
+    /// cookie.
+    pub(super) fn issue_checked(
+        &self,
+        session: &Session,
+        now: OffsetDateTime,
+    ) -> Result<RefreshedSession, SignInError> {
+        let tokens = self.issue(session, SessionEvent::Rotated, now)?;
+        match tokens.access_token.len() {
+            0..=MAX_NEW_LENGTH => Ok(tokens),
+            len => Err(SignInError::TokenTooLong(len)),
+        }
     }
 
     /// Issues a new access token and the refresh token of the session's current generation.
@@ -193,10 +244,11 @@ fn cookie_lifetime(session: &Session, now: OffsetDateTime) -> Duration {
 
 pub(super) fn identity(session: &Session, expires_at: OffsetDateTime) -> Identity {
     Identity {
-        subject: session.user_id.to_string().into(),
+        subject: session.subject.clone(),
         session: session.id,
         email: session.email.as_str().into(),
         roles: session.roles.clone(),
+        claims: session.claims.clone(),
         expires_at,
     }
 }

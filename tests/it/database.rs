@@ -65,7 +65,8 @@ async fn new_database_is_migrated(location: DatabaseLocation) {
             "0004 settings",
             "0005 audit",
             "0006 password origin",
-            "0007 end recorded at"
+            "0007 end recorded at",
+            "0008 subjects and claims"
         ]
     );
     assert_eq!(stores.pending().await.unwrap(), pending, "listing migrations changes nothing");
@@ -119,10 +120,10 @@ async fn newer_schema_is_rejected(location: DatabaseLocation) {
         .await;
     for response in [database.stores.pending().await, database.stores.migrate().await] {
         let error = response.unwrap_err();
-        assert!(matches!(error, DbError::Newer { found: 9999, known: 7 }), "{error:?}");
+        assert!(matches!(error, DbError::Newer { found: 9999, known: 8 }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 7: upgrade the program"
+            "the database was migrated by a newer sekisho (migration 9999); this one supports up to 8: upgrade the program"
         );
     }
 }
@@ -164,6 +165,10 @@ async fn corrupt_values_name_their_column(location: DatabaseLocation) {
         ("rotations", "-1", "0"),
         ("replays", "-1", "0"),
         ("address", "'nowhere'", "NULL"),
+        ("user_id", "'two words'", &format!("'{}'", owner.id)),
+        ("user_id", "''", &format!("'{}'", owner.id)),
+        ("claims", "'[]'", "NULL"),
+        ("claims", "'{'", "NULL"),
     ] {
         change(&database, &format!("UPDATE sessions SET {column} = {value}")).await;
         let error = database.stores.sessions.find_session(stored.id).await.unwrap_err();
@@ -292,7 +297,7 @@ async fn existing_schema_is_used() {
     support::run(&location.url, &prepare).await;
     let url = url_of(&role, &location.url);
     let stores = db::open(&url, &DatabaseOptions::default()).await.unwrap();
-    assert_eq!(stores.migrate().await.unwrap().len(), 7);
+    assert_eq!(stores.migrate().await.unwrap().len(), 8);
     stores.close().await;
     support::run(&location.url, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -312,6 +317,7 @@ async fn row_locks_are_taken_in_a_fixed_order() {
     for round in 0..15 {
         race(10, |nth| {
             let (sessions, mut ids) = (database.stores.sessions.clone(), few.clone());
+            let all = SessionFilter::User(model.subject.clone());
             ids.rotate_left(nth % 8);
             if nth % 2 == 0 {
                 ids.reverse();
@@ -321,12 +327,7 @@ async fn row_locks_are_taken_in_a_fixed_order() {
             async move {
                 let end = SessionEnd { at: NOW, reason: EndReason::Revoked };
                 match (round % 5, nth) {
-                    (4, 0) => drop(
-                        sessions
-                            .end_sessions(&SessionFilter::User(model.user_id), &ending(end))
-                            .await
-                            .unwrap(),
-                    ),
+                    (4, 0) => drop(sessions.end_sessions(&all, &ending(end)).await.unwrap()),
                     (_, 0..5) => {
                         let uses: Vec<_> = ids.iter().map(|id| replays(*id, 1)).collect();
                         sessions.record_uses(&uses, NOW).await.unwrap();
@@ -445,7 +446,8 @@ async fn change(database: &TestDatabase, sql: &str) {
     try_change(database, sql).await.unwrap();
 }
 
-async fn try_change(database: &TestDatabase, sql: &str) -> Result<(), sqlx::Error> {
+/// Runs a statement on the database as its owner.
+pub(crate) async fn try_change(database: &TestDatabase, sql: &str) -> Result<(), sqlx::Error> {
     if let Some(path) = db::sqlite_path(database.url()) {
         let url = format!("sqlite://{}", path.display());
         let mut connection = sqlx::SqliteConnection::connect(&url).await?;

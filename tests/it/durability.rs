@@ -9,7 +9,7 @@ use sekisho::clock::{Clock, ManualClock};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::movie::{Movie, MovieDetails};
 use sekisho::models::session::{EndReason, SessionEnd, SessionKind};
-use sekisho::models::user::{Role, UserId};
+use sekisho::models::user::Role;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::store::{PasswordChange, Rotation, SessionFilter, StoreError, TokenUse};
@@ -17,7 +17,6 @@ use sekisho::services::token::{IssuedSession, SessionRequest, SessionSettings, T
 use sekisho::session_event::SessionEvent;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use uuid::Uuid;
 
 use crate::store_contract::races::race;
 use crate::store_contract::{
@@ -358,15 +357,8 @@ struct Browser {
 impl Browser {
     async fn sign_in(tokens: &Tokens, clock: &Arc<ManualClock>) -> Self {
         let owner = user("owner@example.com");
-        let sign_in = SessionRequest {
-            user: UserId(Uuid::from_u128(7)),
-            email: &owner.email,
-            roles: owner.role.roles(),
-            kind: SessionKind::Browser,
-            client: ClientInfo::default(),
-            hashed_password: None,
-            replaces: None,
-        };
+        let sign_in =
+            SessionRequest { roles: owner.role.roles(), ..SessionRequest::new(owner.id, &owner.email) };
         Self { issued: tokens.sign_in(sign_in).await.unwrap(), clock: clock.clone() }
     }
 

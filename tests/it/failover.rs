@@ -253,7 +253,7 @@ impl Failover {
         let stores = DatabaseLocation::at(&self.standby.url).open().await;
         let victim = stores.users.find_user_by_email(VICTIM).await.unwrap().unwrap();
         let end = SessionEnd { at: SystemClock.now(), reason: EndReason::Revoked };
-        let filter = SessionFilter::User(victim.id);
+        let filter = SessionFilter::User(victim.id.into());
         assert_eq!(stores.sessions.end_sessions(&filter, &ending(end)).await.unwrap().len(), 2);
         let ended = Instant::now();
         for (replica, victim) in self.replicas.iter().zip(&mut self.victims) {

@@ -57,4 +57,5 @@ mod test_seed;
 mod token;
 mod token_theft;
 mod two_servers;
+mod upgrade;
 mod upstreams;

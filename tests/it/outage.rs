@@ -7,7 +7,7 @@ use sekisho::backend::db::{self, DatabaseOptions, Stores};
 use sekisho::clock::{Clock, SystemClock};
 use sekisho::layer::{RefreshError, RefreshRequest};
 use sekisho::models::session::SessionKind;
-use sekisho::models::user::{Role, UserId};
+use sekisho::models::user::Role;
 use sekisho::services::jwt::AccessTokens;
 use sekisho::services::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
@@ -164,7 +164,7 @@ async fn requests_beyond_the_limit_fail_fast_while_the_database_is_silent() {
 }
 
 async fn refresh_token(tokens: &Tokens) -> String {
-    let sign_in = SessionRequest::new(UserId(Uuid::from_u128(7)), "taro@example.jp");
+    let sign_in = SessionRequest::new(Uuid::from_u128(7), "taro@example.jp");
     tokens.sign_in(sign_in).await.unwrap().tokens.refresh_token
 }
 

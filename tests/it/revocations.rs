@@ -80,7 +80,7 @@ pub(crate) async fn check_revocation_reaches_the_other_replica(stores: &Stores) 
 
     assert_eq!(
         local
-            .end_matching(&SessionFilter::User(USER), EndReason::Revoked, &ClientInfo::default())
+            .end_matching(&SessionFilter::User(USER.into()), EndReason::Revoked, &ClientInfo::default())
             .await
             .unwrap(),
         [second.session.id]

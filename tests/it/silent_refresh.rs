@@ -433,7 +433,7 @@ async fn each_termination_cause_has_its_event(database: TestDatabase) {
             "revoked" => app
                 .app
                 .tokens
-                .end_matching(&SessionFilter::User(user.id), EndReason::Revoked, by)
+                .end_matching(&SessionFilter::User(user.id.into()), EndReason::Revoked, by)
                 .await
                 .unwrap()
                 .len(),

@@ -1,4 +1,5 @@
-//! Contract tests of the store traits, run on the in-memory, SQLite and PostgreSQL stores.
+//! Contract tests of the store traits, run on the in-memory, SQLite and PostgreSQL stores,
+//! and on databases that were migrated from the version before.
 
 mod audit;
 mod movies;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use sekisho::backend::db::Stores;
 use sekisho::client_info::ClientInfo;
+use sekisho::identity::Claims;
 use sekisho::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };
@@ -24,6 +26,7 @@ use uuid::Uuid;
 mod stores {
     pub(super) use crate::support::db::{memory, postgres, sqlite};
     pub(super) use crate::support::pgbouncer::transaction_pool;
+    pub(super) use crate::upgrade::{migrated_postgres, migrated_sqlite};
 }
 
 /// Defines one test of each function for each store.
@@ -34,6 +37,9 @@ macro_rules! suite {
         suite!(@store postgres: $($module: $($test)*;)*);
         // B7: PostgreSQL behind PgBouncer, which pools transactions.
         suite!(@store transaction_pool: $($module: $($test)*;)*);
+        // Databases that the version before has made and used.
+        suite!(@store migrated_sqlite: $($module: $($test)*;)*);
+        suite!(@store migrated_postgres: $($module: $($test)*;)*);
     };
     (@store $store:ident: $($module:ident: $($test:ident)*;)*) => {
         mod $store {
@@ -54,6 +60,12 @@ suite! {
         missing_rows_are_no_error
         session_round_trips
         session_id_is_unique
+        subjects_of_all_kinds_round_trip
+        subjects_differ_by_letter_case
+        subject_that_is_no_user_id_has_no_password
+        claims_round_trip
+        claims_of_a_live_session_are_replaced
+        claims_survive_rotations
         only_allowed_users_get_a_session
         insert_without_hash_does_not_check_the_user
         refused_sign_in_changes_nothing
@@ -167,7 +179,7 @@ pub(crate) async fn known_user(stores: &Stores, email: &str) -> User {
 pub(crate) fn session(user: &User) -> Session {
     Session {
         id: SessionId(id()),
-        user_id: user.id,
+        subject: user.id.into(),
         kind: SessionKind::Browser,
         email: user.email.clone(),
         roles: user.role.roles(),
@@ -183,7 +195,13 @@ pub(crate) fn session(user: &User) -> Session {
         absolute_expires_at: NOW + 90 * DAY,
         end: None,
         client: ClientInfo::default(),
+        claims: Claims::default(),
     }
+}
+
+/// Returns a session that ended at a time.
+pub(crate) fn ended_session(user: &User, at: OffsetDateTime) -> Session {
+    Session { end: Some(SessionEnd { at, reason: EndReason::LoggedOut }), ..session(user) }
 }
 
 fn new(session: &Session) -> NewSession<'_> {

@@ -8,7 +8,6 @@ use sekisho::app::App;
 use sekisho::layer::{RefreshError, RefreshRequest, RefreshedSession, TokenService, VerifyError};
 use sekisho::models::audit::AuditEvent;
 use sekisho::models::session::{EndReason, Session, SessionId};
-use sekisho::models::user::UserId;
 use sekisho::services::token::SessionRequest;
 use sekisho::session_event::SessionEvent;
 use uuid::Uuid;
@@ -76,7 +75,7 @@ struct SessionTokens {
 async fn confirmed_sessions(app: &TestApp, replicas: &[App; 2], count: usize) -> Vec<SessionTokens> {
     let mut signed_in = Vec::new();
     for nth in 0..count {
-        let user = UserId(Uuid::from_u128(nth as u128 / 2));
+        let user = Uuid::from_u128(nth as u128 / 2);
         let issued = replicas[0].tokens.sign_in(SessionRequest::new(user, "ann@example.com")).await.unwrap();
         signed_in.push(issued);
     }

@@ -26,7 +26,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use sekisho::client_info::{ClientAddress, ClientInfo};
-use sekisho::identity::{Identity, Roles, SessionId};
+use sekisho::identity::{Claims, Identity, Roles, SessionId};
 use sekisho::layer::{
     ContinueAnonymous, CookiePolicy, CurrentUser, OnReject, OnStoreLoss, RefreshError, RefreshRequest,
     RefreshedSession, Reject401, RejectedRequest, Rejection, SESSION_EVENT_HEADER, SessionActiveFuture,
@@ -117,10 +117,11 @@ impl TokenService for ScriptedTokens {
 
 fn user(subject: &str) -> Identity {
     Identity {
-        subject: subject.into(),
+        subject: subject.parse().unwrap(),
         session: SESSION,
         email: "ann@example.org".into(),
         roles: Roles::default(),
+        claims: Claims::default(),
         expires_at: time::macros::datetime!(2026-01-01 00:15 UTC),
     }
 }

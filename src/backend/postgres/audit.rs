@@ -46,7 +46,7 @@ pub(super) async fn insert(tx: &mut Transaction, entry: &AuditEntry) -> Result<(
 fn push_entry(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntry) {
     row.push_bind(entry.at)
         .push_bind(entry.event.as_str())
-        .push_bind(entry.user.map(|user| user.0))
+        .push_bind(entry.user.as_ref().map(ToString::to_string))
         .push_bind(entry.session.map(|session| session.0))
         .push_bind(entry.presented.map(i64::from))
         .push_bind(entry.held.map(i64::from))

@@ -15,6 +15,7 @@ use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session};
 use crate::backend::sql::{
     MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
 };
+use crate::identity::{Claims, Subject};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{EndReason, Session, SessionId};
 use crate::models::user::UserId;
@@ -83,6 +84,16 @@ impl SessionStore for PostgresStore {
         Ok(())
     }
 
+    async fn set_claims(
+        &self,
+        id: SessionId,
+        claims: &Claims,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let query = sqlx::query(SET_CLAIMS).bind(id.0).bind(claims.as_json()).bind(now);
+        Ok(self.execute(query).await? == 1)
+    }
+
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         let start = self.statement_start();
         let (ended, is_known) = with_write_timeout(async {
@@ -138,8 +149,9 @@ impl SessionStore for PostgresStore {
         terminate_in_batches(termination, terminate_batch).await
     }
 
-    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let rows: Vec<Row> = sqlx::query_as(LIST_LIVE).bind(user.0).bind(now).fetch_all(&self.pool).await?;
+    async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+        let query = sqlx::query_as(LIST_LIVE).bind(user.as_str()).bind(now);
+        let rows: Vec<Row> = query.fetch_all(&self.pool).await?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
@@ -207,7 +219,7 @@ async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, Stor
     let session = new.session;
     let query = sqlx::query(INSERT)
         .bind(session.id.0)
-        .bind(session.user_id.0)
+        .bind(session.subject.as_str())
         .bind(session.kind.as_str())
         .bind(&session.email)
         .bind(session.roles.as_str())
@@ -226,7 +238,9 @@ async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, Stor
         .bind(session.end.map(|end| end.reason.as_str()))
         .bind(session.client.address.map(|address| address.to_string()))
         .bind(&session.client.user_agent)
-        .bind(new.hashed_password.map(|hash| hash.expose_secret()));
+        .bind(session.claims.as_json())
+        .bind(new.hashed_password.map(|hash| hash.expose_secret()))
+        .bind(UserId::try_from(&session.subject).ok().map(|id| id.0));
     let done = query.execute(tx).await.map_err(|error| conflict(error, "id"))?;
     Ok(done.rows_affected() == 1)
 }
@@ -235,7 +249,7 @@ async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, Stor
 async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
     let now = new.session.created_at;
     let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
-        .bind(new.session.user_id.0)
+        .bind(new.session.subject.as_str())
         .bind(now)
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
@@ -370,8 +384,8 @@ const INSERT: &str = concat!(
     "INSERT INTO myapi.sessions (",
     session_columns!(),
     ", end_recorded_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-     $20, $17 WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
-     WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL FOR UPDATE)"
+     $20, $21, $17 WHERE $22 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
+     WHERE id = $23 AND hashed_password = $22 AND role = $5 AND disabled_at IS NULL FOR UPDATE)"
 );
 
 const LIST_BEYOND_LIMIT: &str = "SELECT id FROM myapi.sessions \
@@ -421,6 +435,9 @@ const RECORD_USES: &str = concat!(
     relaxed!(),
     ", used, locked WHERE session.id = locked.id AND used.id = session.id"
 );
+
+const SET_CLAIMS: &str = "UPDATE myapi.sessions SET claims = $2 \
+    WHERE id = $1 AND ended_at IS NULL AND idle_expires_at > $3 AND absolute_expires_at > $3";
 
 /// The audit columns of a termination.
 macro_rules! audit_end_columns {

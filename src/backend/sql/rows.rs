@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::client_info::ClientInfo;
-use crate::identity::Roles;
+use crate::identity::{Claims, Roles, Subject};
 use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{
@@ -22,7 +22,7 @@ use crate::services::store::StoreError;
 pub(in crate::backend) struct AuditRow<T, K> {
     at: T,
     event: String,
-    user_id: Option<Uuid>,
+    user_id: Option<String>,
     session_id: Option<Uuid>,
     presented: Option<i64>,
     held: Option<i64>,
@@ -52,7 +52,7 @@ where
         Ok(Self {
             at: row.at.try_into().map_err(|_| corrupt("at"))?,
             event: AuditEvent::from_word(&row.event).ok_or(corrupt("event"))?,
-            user: row.user_id.map(UserId),
+            user: row.user_id.map(Subject::new).transpose().map_err(|_| corrupt("user_id"))?,
             session: row.session_id.map(SessionId),
             presented: generation(row.presented, "presented")?,
             held: generation(row.held, "held")?,
@@ -103,7 +103,7 @@ impl<I: TryInto<i32>> TryFrom<MovieRow<I>> for Movie {
 #[derive(FromRow)]
 pub(in crate::backend) struct SessionRow<T, K> {
     id: Uuid,
-    user_id: Uuid,
+    user_id: String,
     kind: String,
     email: String,
     roles: String,
@@ -122,6 +122,7 @@ pub(in crate::backend) struct SessionRow<T, K> {
     end_reason: Option<String>,
     address: Option<String>,
     user_agent: Option<String>,
+    claims: Option<String>,
 }
 
 impl<T, K> TryFrom<SessionRow<T, K>> for Session
@@ -139,7 +140,7 @@ where
         let end = row.ended_at.map(|at| session_end(at, row.end_reason.as_deref()));
         Ok(Self {
             id: SessionId(row.id),
-            user_id: UserId(row.user_id),
+            subject: session_subject(row.user_id)?,
             kind: SessionKind::from_word(&row.kind).ok_or(corrupt("kind"))?,
             email: row.email,
             roles: Roles::from_list(&row.roles).map_err(|_| corrupt("roles"))?,
@@ -155,6 +156,7 @@ where
             absolute_expires_at: time(row.absolute_expires_at, "absolute_expires_at")?,
             end: end.transpose()?,
             client: session_client(row.address, row.user_agent)?,
+            claims: session_claims(row.claims.as_deref())?,
         })
     }
 }
@@ -164,6 +166,16 @@ pub(in crate::backend) fn ended_session<T: TryInto<OffsetDateTime>>(
     (id, at, reason): (Uuid, T, String),
 ) -> Result<(SessionId, SessionEnd), StoreError> {
     Ok((SessionId(id), session_end(at, Some(&reason))?))
+}
+
+/// Reads the user of a session from its column `user_id`.
+pub(in crate::backend) fn session_subject(text: String) -> Result<Subject, StoreError> {
+    Subject::new(text).map_err(|_| corrupt_session("user_id"))
+}
+
+fn session_claims(json: Option<&str>) -> Result<Claims, StoreError> {
+    let Some(json) = json else { return Ok(Claims::default()) };
+    Claims::from_json(json).map_err(|_| corrupt_session("claims"))
 }
 
 /// Reads the client of a session from its columns `address` and `user_agent`.

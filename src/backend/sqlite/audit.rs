@@ -43,7 +43,7 @@ pub(super) async fn insert(tx: &mut SqliteConnection, entry: &AuditEntry) -> Res
     let query = sqlx::query(INSERT)
         .bind(micros(entry.at))
         .bind(entry.event.as_str())
-        .bind(entry.user.map(|user| user.0))
+        .bind(entry.user.as_deref())
         .bind(entry.session.map(|session| session.0))
         .bind(entry.presented)
         .bind(entry.held)

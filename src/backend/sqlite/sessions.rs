@@ -11,12 +11,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Durability, Micros, SqliteStore, WriteScope, audit, conflict, micros};
-use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session, session_client};
+use crate::backend::sql::rows::{
+    SessionRow, corrupt_session, ended_session, session_client, session_subject,
+};
 use crate::backend::sql::{
     MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
 };
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
+use crate::identity::{Claims, Subject};
 use crate::models::audit::AuditEntry;
 use crate::models::session::{EndReason, Session, SessionEnd, SessionId};
 use crate::models::user::UserId;
@@ -95,6 +98,16 @@ impl SessionStore for SqliteStore {
         .await
     }
 
+    async fn set_claims(
+        &self,
+        id: SessionId,
+        claims: &Claims,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let query = sqlx::query(SET_CLAIMS).bind(id.0).bind(claims.as_json().map(str::to_owned));
+        Ok(self.execute(Durability::Flushed, query.bind(micros(now))).await? == 1)
+    }
+
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         let termination = termination.clone();
         self.write(Durability::Flushed, move |tx| {
@@ -130,8 +143,8 @@ impl SessionStore for SqliteStore {
         filter: &SessionFilter,
         termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let filter = *filter;
         let terminate_batch = |termination: SessionTermination| {
+            let filter = filter.clone();
             self.write(Durability::Flushed, move |tx| {
                 Box::pin(async move {
                     terminate_matching(tx, &filter, &termination, Some(MAX_TERMINATIONS)).await
@@ -141,9 +154,9 @@ impl SessionStore for SqliteStore {
         terminate_in_batches(termination, terminate_batch).await
     }
 
-    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+    async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
         let rows: Vec<Row> =
-            sqlx::query_as(LIST_LIVE).bind(user.0).bind(micros(now)).fetch_all(&self.readers).await?;
+            sqlx::query_as(LIST_LIVE).bind(user.as_str()).bind(micros(now)).fetch_all(&self.readers).await?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
@@ -230,7 +243,7 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
     let session = new.session;
     let query = sqlx::query(INSERT)
         .bind(session.id.0)
-        .bind(session.user_id.0)
+        .bind(session.subject.as_str())
         .bind(session.kind.as_str())
         .bind(&session.email)
         .bind(session.roles.as_str())
@@ -249,7 +262,9 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
         .bind(session.end.map(|end| end.reason.as_str()))
         .bind(session.client.address.map(|address| address.to_string()))
         .bind(&session.client.user_agent)
-        .bind(new.hashed_password.map(|hash| hash.expose_secret()));
+        .bind(session.claims.as_json())
+        .bind(new.hashed_password.map(|hash| hash.expose_secret()))
+        .bind(UserId::try_from(&session.subject).ok().map(|id| id.0));
     let done = query.execute(tx).await.map_err(|error| conflict(error, "id"))?;
     Ok(done.rows_affected() == 1)
 }
@@ -261,7 +276,7 @@ async fn evict_sessions(
 ) -> Result<Vec<SessionId>, StoreError> {
     let now = new.session.created_at;
     let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
-        .bind(new.session.user_id.0)
+        .bind(new.session.subject.as_str())
         .bind(micros(now))
         .bind(new.session.id.0)
         .bind(new.replaces.map(|id| id.0))
@@ -392,7 +407,7 @@ async fn terminate_where(
 #[derive(FromRow)]
 struct TerminatedRow {
     id: Uuid,
-    user_id: Uuid,
+    user_id: String,
     generation: i64,
     address: Option<String>,
     user_agent: Option<String>,
@@ -402,7 +417,8 @@ impl TerminatedRow {
     fn entry(self, termination: &SessionTermination) -> Result<AuditEntry, StoreError> {
         let generation = self.generation.try_into().map_err(|_| corrupt_session("generation"))?;
         let holder = session_client(self.address, self.user_agent)?;
-        Ok(termination.audit_entry(SessionId(self.id), UserId(self.user_id), generation, holder))
+        let subject = session_subject(self.user_id)?;
+        Ok(termination.audit_entry(SessionId(self.id), subject, generation, holder))
     }
 }
 
@@ -432,9 +448,9 @@ macro_rules! advance_sql {
 const INSERT: &str = concat!(
     "INSERT INTO sessions (",
     session_columns!(),
-    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20 \
-     WHERE $21 IS NULL OR EXISTS (SELECT 1 FROM users \
-     WHERE id = $2 AND hashed_password = $21 AND role = $5 AND disabled_at IS NULL)"
+    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21 \
+     WHERE $22 IS NULL OR EXISTS (SELECT 1 FROM users \
+     WHERE id = $23 AND hashed_password = $22 AND role = $5 AND disabled_at IS NULL)"
 );
 
 const LIST_BEYOND_LIMIT: &str = "SELECT id FROM sessions \
@@ -460,6 +476,9 @@ const CONFIRMED_BY_OTHER: &str = concat!(
 const RECORD_USE: &str = "UPDATE sessions SET replays = replays + $2, \
     idle_expires_at = CASE WHEN ended_at IS NULL AND idle_expires_at > $4 AND absolute_expires_at > $4 \
     THEN max(idle_expires_at, min($3, absolute_expires_at)) ELSE idle_expires_at END WHERE id = $1";
+
+const SET_CLAIMS: &str = "UPDATE sessions SET claims = $2 \
+    WHERE id = $1 AND ended_at IS NULL AND idle_expires_at > $3 AND absolute_expires_at > $3";
 
 /// The columns of [`TerminatedRow`].
 const TERMINATED_COLUMNS: &str = "id, user_id, generation, address, user_agent";

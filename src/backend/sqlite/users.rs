@@ -66,7 +66,7 @@ impl UserStore for SqliteStore {
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let query = sqlx::query(SET_ROLE).bind(id.0).bind(role.as_str());
-        let ended = self.update_and_terminate(query, id, SessionFilter::User(id), termination).await?;
+        let ended = self.update_and_terminate(query, id, SessionFilter::User(id.into()), termination).await?;
         if ended.is_none() && self.find_user(id).await?.is_some() {
             // The user has that role.
             return Ok(Some(Vec::new()));
@@ -80,7 +80,7 @@ impl UserStore for SqliteStore {
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let query = sqlx::query(DISABLE).bind(id.0).bind(micros(termination.at));
-        self.update_and_terminate(query, id, SessionFilter::User(id), termination).await
+        self.update_and_terminate(query, id, SessionFilter::User(id.into()), termination).await
     }
 
     async fn enable_user(&self, id: UserId) -> Result<bool, StoreError> {
@@ -92,8 +92,13 @@ impl UserStore for SqliteStore {
         id: UserId,
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.update_and_terminate(sqlx::query(DELETE).bind(id.0), id, SessionFilter::User(id), termination)
-            .await
+        self.update_and_terminate(
+            sqlx::query(DELETE).bind(id.0),
+            id,
+            SessionFilter::User(id.into()),
+            termination,
+        )
+        .await
     }
 }
 

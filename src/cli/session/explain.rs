@@ -298,7 +298,7 @@ mod tests {
             ..SessionTermination::new(NOW - Duration::from_secs(60), reason, by)
         };
         let session = Session { end: Some(ending.end()), ..session() };
-        let entry = ending.audit_entry(session.id, session.user_id, 42, session.client.clone());
+        let entry = ending.audit_entry(session.id, session.subject.clone(), 42, session.client.clone());
         let login = AuditEntry::login(&session);
         (session, vec![entry, login])
     }

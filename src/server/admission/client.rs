@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use crate::identity::SessionId;
+use crate::identity::{SessionId, Subject};
 
 /// The client that a request counts for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +15,7 @@ pub enum Client {
     /// The session of a request whose user is not known yet.
     Session(SessionId),
     /// The user of a valid session, by id.
-    User(Arc<str>),
+    User(Subject),
 }
 
 /// Formats the client as in the access log.

@@ -372,7 +372,7 @@ mod tests {
         let _share = shares.try_begin(&ipv6("2001:db8::1"), false).expect("the first");
         assert!(shares.try_begin(&ipv6("2001:db8::2"), false).is_err());
         assert!(shares.try_begin(&ipv6("2001:db8:0:1::1"), false).is_ok());
-        let user = |id: &str| Client::User(id.into());
+        let user = |id: &str| Client::User(id.parse().expect("a subject"));
         let _share = shares.try_begin(&user("ann"), false).expect("the first");
         assert!(shares.try_begin(&user("ann"), false).is_err());
         assert!(shares.try_begin(&user("bob"), false).is_ok());

@@ -109,7 +109,7 @@ fn minted_token_verifies_under_every_algorithm() {
         assert_eq!(verified.identity.expires_at, expires_at);
         assert_eq!(&*verified.identity.email, session.email);
         assert_eq!(verified.identity.roles, session.roles);
-        assert_eq!(&*verified.identity.subject, session.user_id.to_string());
+        assert_eq!(verified.identity.subject, session.subject);
     }
 }
 
@@ -124,6 +124,51 @@ fn token_has_all_claims_of_rfc_9068() {
     let claims = part(1);
     let names: HashSet<_> = claims.as_object().expect("an object").keys().map(String::as_str).collect();
     assert_eq!(names, HashSet::from(CLAIMS));
+}
+
+#[test]
+fn token_carries_the_claims_of_the_application() {
+    let value = json!({"plan": "関所 \"team\"", "seats": 5, "nested": {"list": [1, null]}});
+    let claims = Claims::new(&value).expect("claims");
+    let session = Session { claims: claims.clone(), ..session() };
+    let (token, _) = HS256.mint(&session, ID, NOW);
+    assert_eq!(HS256.verify(&token).expect("valid").identity.claims, claims);
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("a part")).expect("base64url");
+    let payload: Value = serde_json::from_slice(&payload).expect("JSON");
+    assert_eq!(payload["claims"], value);
+}
+
+#[test]
+fn longest_subject_address_and_claims_fit_into_a_cookie() {
+    let filler = "x".repeat(Claims::MAX_LEN - r#"{"a":""}"#.len());
+    let longest = Session {
+        subject: Subject::new("~".repeat(Subject::MAX_LEN)).expect("a subject"),
+        email: format!("{}@example.jp", "x".repeat(243)),
+        claims: Claims::new(&json!({"a": filler})).expect("claims"),
+        ..session()
+    };
+    let (token, expires_at) = HS256.mint(&longest, ID, NOW);
+    assert!(token.len() < MAX_NEW_LENGTH / 2, "{}", token.len());
+    assert_eq!(HS256.verify(&token).expect("valid").identity, identity(&longest, expires_at));
+}
+
+#[test]
+fn token_with_odd_claims_or_subject_is_refused() {
+    let long = json!({"a": "x".repeat(Claims::MAX_LEN)});
+    for odd in [json!(7), json!("{}"), json!([{}]), json!(true), long] {
+        let error = HS256.with_claims(&claims_with("claims", odd.clone())).expect_err("must be refused");
+        assert_eq!(error, VerifyError::Malformed, "{odd}");
+    }
+    let twice = claims_with("claims", json!({})).to_string().replace("\"claims\"", r#""claims":{},"claims""#);
+    assert_eq!(HS256.verify(&HS256.sign(HEADER, &twice)), Err(VerifyError::Malformed));
+    let none = HS256.with_claims(&claims_with("claims", json!(null))).expect("valid");
+    assert!(none.identity.claims.is_none());
+
+    let long = "x".repeat(Subject::MAX_LEN + 1);
+    for subject in ["", "a b", "a\nb", "関所", &long] {
+        let error = HS256.with_claims(&claims_with("sub", json!(subject))).expect_err("must be refused");
+        assert_eq!(error, VerifyError::Malformed, "{subject:?}");
+    }
 }
 
 #[test]

@@ -463,7 +463,7 @@ async fn shared_results_of_terminated_sessions_are_dropped() {
     fixture.advance(ACCESS_TTL);
     fixture.refresh(&one).await.expect("a rotation");
     fixture.refresh(&two).await.expect("a rotation");
-    assert_eq!(fixture.revoke(SessionFilter::User(USER)).await, 2);
+    assert_eq!(fixture.revoke(SessionFilter::User(USER.into())).await, 2);
     for client in [one, two] {
         assert_eq!(fixture.rejection(&client).await, rejected(SessionEvent::Revoked));
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::*;
-use crate::models::user::{PasswordOrigin, Role, User};
+use crate::identity::{NoClaims, Roles};
+use crate::models::user::{PasswordOrigin, Role, User, UserId};
 use crate::services::memory::MemoryStore;
 use crate::services::store::{PasswordChange, UserStore};
 use crate::services::test_support::{
@@ -113,7 +114,7 @@ async fn new_user_of_the_same_address_has_a_separate_session() {
     let deleted = fixture.tokens.termination(EndReason::UserDeleted, &ClientInfo::default());
     store.delete_user(USER, &deleted).await.expect("the store responds");
     store.insert_users(&[user(namesake, &hash)]).await.expect("a user");
-    let new = SessionRequest { user: namesake, ..checked };
+    let new = SessionRequest { subject: namesake.into(), ..checked };
     let new = TestClient::new(&fixture.tokens.sign_in(new).await.expect("a session"));
 
     fixture.advance(ACCESS_TTL);
@@ -146,6 +147,91 @@ async fn session_and_token_ids_are_unique() {
         ids.insert(fixture.id(&client).0);
     }
     assert_eq!(ids.len(), 2_000);
+}
+
+// Subjects and claims.
+
+fn claims(plan: &str) -> Claims {
+    Claims::new(&serde_json::json!({"plan": plan})).expect("claims")
+}
+
+/// Signs in a user of the application with a number and claims.
+async fn sign_in_with_claims(fixture: &TokensFixture, plan: &str) -> IssuedSession {
+    let sign_in = SessionRequest { claims: claims(plan), ..SessionRequest::new(42, "ann@example.org") };
+    fixture.tokens.sign_in(sign_in).await.expect("a session")
+}
+
+#[tokio::test]
+async fn claims_travel_in_the_access_token_and_survive_refreshes() {
+    let fixture = TokensFixture::new();
+    let issued = sign_in_with_claims(&fixture, "team").await;
+    assert_eq!(issued.tokens.identity.claims, claims("team"));
+    let mut client = TestClient::new(&issued);
+    for _ in 0..3 {
+        let identity = verify(&fixture, &client).expect("valid").identity;
+        assert_eq!((identity.subject.parse(), identity.claims), (Ok(42), claims("team")));
+        fixture.rotate(&mut client).await;
+    }
+    let live = fixture.tokens.sessions_of(42).await.expect("the store responds");
+    assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [client.session]);
+}
+
+#[tokio::test]
+async fn updated_claims_hold_from_the_next_refresh() {
+    let fixture = TokensFixture::new();
+    let mut client = TestClient::new(&sign_in_with_claims(&fixture, "free").await);
+    let update = async |claims: &Claims| {
+        let value: serde_json::Value = claims.get().expect("JSON");
+        fixture.tokens.update_claims(client.session, &value).await.expect("the store responds")
+    };
+    assert!(update(&claims("team")).await);
+    assert_eq!(verify(&fixture, &client).expect("valid").identity.claims, claims("free"));
+    fixture.advance(ACCESS_TTL);
+    let refreshed = fixture.refresh(&client).await.expect("a refresh").tokens;
+    assert_eq!((refreshed.event, refreshed.identity.claims), (SessionEvent::Rotated, claims("team")));
+
+    // The result of that refresh would be shared for some seconds.
+    assert!(update(&claims("large")).await);
+    let again = fixture.refresh(&client).await.expect("a refresh").tokens;
+    assert_eq!((again.event, again.identity.claims), (SessionEvent::Replayed, claims("large")));
+    assert!(update(&Claims::default()).await, "null removes them");
+    fixture.expect_refresh(&mut client, SessionEvent::Replayed).await;
+    assert!(verify(&fixture, &client).expect("valid").identity.claims.is_none());
+}
+
+#[tokio::test]
+async fn claims_of_an_ended_session_are_not_replaced() {
+    let (fixture, client) = TokensFixture::with_browser().await;
+    let update = async |session| {
+        let updated = fixture.tokens.update_claims(session, &NoClaims).await;
+        updated.expect("the store responds")
+    };
+    assert!(!update(SessionId(uuid::Uuid::from_u128(1))).await, "no session");
+    assert!(fixture.terminate(&client, EndReason::Revoked).await);
+    assert!(!update(client.session).await);
+    let expired = fixture.browser().await;
+    fixture.advance(fixture.tokens.settings().absolute_ttl);
+    assert!(!update(expired.session).await);
+}
+
+#[tokio::test]
+async fn token_that_no_cookie_holds_is_not_issued() {
+    let fixture = TokensFixture::new();
+    let roles = |len| Roles::new(["x".repeat(len)]).expect("a role");
+    let request = |len| SessionRequest { roles: roles(len), ..sign_in(SessionKind::Browser) };
+    let error = fixture.tokens.sign_in(request(3_000)).await.expect_err("too long");
+    assert!(matches!(error, SignInError::TokenTooLong(4_001..)), "{error:?}");
+    assert!(error.to_string().contains("cookies hold 4000"), "{error}");
+    assert!(fixture.store.take_calls().is_empty());
+
+    let session = fixture.tokens.sign_in(request(2_500)).await.expect("a session").session;
+    let long = serde_json::json!({"a": "x".repeat(500)});
+    let error = fixture.tokens.update_claims(session.id, &long).await.expect_err("too long");
+    assert!(matches!(error, UpdateClaimsError::Token(SignInError::TokenTooLong(_))), "{error:?}");
+    let error = fixture.tokens.update_claims(session.id, "text").await.expect_err("not an object");
+    assert!(matches!(error, UpdateClaimsError::Invalid(InvalidClaims::NotAnObject)), "{error:?}");
+    let row = fixture.store.current().find_session(session.id).await.expect("the store responds");
+    assert_eq!(row, Some(session));
 }
 
 // Verification.

@@ -115,7 +115,7 @@ mod tests {
         let keys = key_ring();
         cache.insert(&taro(), "films", &keys, NOW, &TOKEN);
         for other in [
-            Identity { subject: "ben".into(), ..taro() },
+            Identity { subject: 2.into(), ..taro() },
             Identity { email: "taro@example.com".into(), ..taro() },
             Identity { roles: Roles::new(["admin"]).expect("a role"), ..taro() },
             Identity { session: SessionId(uuid::Uuid::from_u128(2)), ..taro() },

@@ -158,8 +158,8 @@ impl StorePair {
             }
             Op::SignOutEverywhere { user } => {
                 let ending = termination(EndReason::LoggedOut);
-                let model = self.model.end_user_sessions(time, user_id(user), None, &ending);
-                let which = SessionFilter::User(user_id(user));
+                let model = self.model.end_user_sessions(time, &user_id(user).into(), None, &ending);
+                let which = SessionFilter::User(user_id(user).into());
                 (Some(model), Some(self.real.sessions.end_sessions(&which, &ending).await.unwrap()))
             }
             Op::ChangePassword { user, old, keep } => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use sekisho::client_info::ClientInfo;
-use sekisho::identity::Roles;
+use sekisho::identity::{Claims, Roles, Subject};
 use sekisho::models::audit::{AuditEntry, AuditEvent};
 use sekisho::models::session::{AccessTokenRef, EndReason, Session, SessionId, SessionKind, TokenId};
 use sekisho::models::user::{PasswordOrigin, Role, User, UserId};
@@ -141,7 +141,7 @@ impl Store {
 
     /// Inserts a session if its user still has the password, and evicts others. Returns the ended sessions.
     pub(super) fn insert(&mut self, t: i64, new: New) -> Option<Vec<usize>> {
-        let password = self.present_password(new.session.user_id);
+        let password = self.present_password(&new.session.subject);
         let refused = new.password.is_some_and(|password_then| password_then != password);
         if refused && self.mutation != Some(Mutation::SignInIgnoresPasswordChange) {
             return None;
@@ -170,7 +170,7 @@ impl Store {
     fn evict_sessions(&mut self, t: i64, new: &New) -> Vec<usize> {
         let New { session, replaces, max_per_user, .. } = new;
         let is_active = |row: &Row| {
-            row.session.user_id == session.user_id && row.session.termination(session.created_at).is_none()
+            row.session.subject == session.subject && row.session.termination(session.created_at).is_none()
         };
         let mut others: Vec<usize> = (0..self.rows.len())
             .filter(|&place| Some(place) != *replaces && is_active(&self.rows[place]))
@@ -201,7 +201,7 @@ impl Store {
     ) -> Session {
         Session {
             id: session_id(self.rows.len()),
-            user_id: user_id(user),
+            subject: user_id(user).into(),
             kind,
             email: String::new(),
             roles: Roles::default(),
@@ -217,6 +217,7 @@ impl Store {
             absolute_expires_at: now + absolute,
             end: None,
             client: ClientInfo::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -301,7 +302,12 @@ impl Store {
             self.mutation == Some(Mutation::UnauditedReuse) && ending.reason == EndReason::ReuseDetected;
         if !is_unaudited {
             let client = session.client.clone();
-            self.audit.push(ending.audit_entry(session.id, session.user_id, session.generation, client));
+            self.audit.push(ending.audit_entry(
+                session.id,
+                session.subject.clone(),
+                session.generation,
+                client,
+            ));
         }
         true
     }
@@ -310,12 +316,12 @@ impl Store {
     pub(super) fn end_user_sessions(
         &mut self,
         t: i64,
-        user: UserId,
+        user: &Subject,
         keep: Option<usize>,
         ending: &SessionTermination,
     ) -> Vec<usize> {
         let mut sessions: Vec<usize> = (0..self.rows.len())
-            .filter(|&place| Some(place) != keep && self.rows[place].session.user_id == user)
+            .filter(|&place| Some(place) != keep && self.rows[place].session.subject == *user)
             .collect();
         sessions.retain(|&place| self.end(t, place, ending));
         sessions
@@ -336,11 +342,11 @@ impl Store {
         }
         self.passwords[user] += 1;
         let kept = keep.map(|keep| &mut self.rows[keep]);
-        if let Some(kept) = kept.filter(|kept| kept.session.user_id == user_id(user)) {
+        if let Some(kept) = kept.filter(|kept| kept.session.subject == user_id(user).into()) {
             kept.password = self.passwords[user];
         }
         self.audit.push(ending.user_audit_entry(user_id(user)));
-        Some(self.end_user_sessions(t, user_id(user), keep, ending))
+        Some(self.end_user_sessions(t, &user_id(user).into(), keep, ending))
     }
 
     /// Ends sessions that had expired at `by`, and returns them. A crash can undo it.
@@ -410,8 +416,9 @@ impl Store {
         })
     }
 
-    fn present_password(&self, user: UserId) -> u32 {
-        let number = (0..USERS).find(|&number| user_id(number) == user).expect("a user of the model");
+    fn present_password(&self, user: &Subject) -> u32 {
+        let number =
+            (0..USERS).find(|&number| Subject::from(user_id(number)) == *user).expect("a user of the model");
         self.passwords[number]
     }
 }

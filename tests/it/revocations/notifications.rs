@@ -33,7 +33,7 @@ async fn only_session_ends_send_notifications() {
     assert_eq!(counter.count().await, 0, "no session left");
 
     known_session(&database.stores, session(&owner)).await;
-    sessions.end_sessions(&SessionFilter::User(owner.id), &ending(END)).await.unwrap();
+    sessions.end_sessions(&SessionFilter::User(owner.id.into()), &ending(END)).await.unwrap();
     assert_eq!(counter.count().await, 1);
 
     known_session(&database.stores, session(&owner)).await;

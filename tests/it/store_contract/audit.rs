@@ -52,7 +52,7 @@ pub(super) async fn sign_in_is_audited(stores: &Stores) {
     let begun = Session { client: by.clone(), ..session(&owner) };
     stores.sessions.insert_session(&new(&begun)).await.unwrap();
     let entry = AuditEntry {
-        user: Some(owner.id),
+        user: Some(owner.id.into()),
         session: Some(begun.id),
         held: Some(1),
         ..AuditEntry::new(NOW, AuditEvent::Login, by)
@@ -75,7 +75,7 @@ pub(super) async fn termination_entry_has_both_clients(stores: &Stores) {
         SessionTermination { presented: Some(1), client: thief, ..ending(end(EndReason::ReuseDetected)) };
     assert!(stores.sessions.end_session(before.id, &reused).await.unwrap());
     let entry = &entries(stores, before.id).await[0];
-    assert_eq!(*entry, reused.audit_entry(before.id, owner.id, 2, kept(&browser)));
+    assert_eq!(*entry, reused.audit_entry(before.id, owner.id.into(), 2, kept(&browser)));
     assert_eq!((entry.presented, entry.held), (Some(1), Some(2)));
     assert_eq!(entry.by.request_id.as_deref(), Some("second"));
 }
@@ -90,7 +90,7 @@ pub(super) async fn every_termination_is_audited_once(stores: &Stores) {
 
     let owner = known_user(stores, "owner@example.com").await;
     let many = [known_session(stores, session(&owner)).await, known_session(stores, session(&owner)).await];
-    let which = SessionFilter::User(owner.id);
+    let which = SessionFilter::User(owner.id.into());
     stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
     for one in many {
         assert_eq!(audited(stores, one.id).await, EndReason::Revoked);
@@ -173,7 +173,7 @@ pub(super) async fn audit_entry_round_trips(stores: &Stores) {
     let about = SessionId(id());
     let by = client(4, "Agent/1.0 (é, 関所, '\")", "0198c0de-0000-4000-8000-000000000000");
     let full = AuditEntry {
-        user: Some(UserId(id())),
+        user: Some(id().into()),
         session: Some(about),
         presented: Some(u32::MAX),
         held: Some(u32::MAX - 1),
@@ -246,7 +246,7 @@ pub(super) async fn sessions_are_purged_in_steps(stores: &Stores) {
     }
     let purge = async |most| stores.sessions.purge_sessions(NOW + 3 * MINUTE, most).await.unwrap();
     assert_eq!((purge(2).await, purge(2).await, purge(2).await), (2, 1, 0));
-    let left = stores.sessions.list_sessions(&SessionFilter::User(owner.id), None, 10).await.unwrap();
+    let left = stores.sessions.list_sessions(&SessionFilter::User(owner.id.into()), None, 10).await.unwrap();
     assert_eq!(sorted(left.iter().map(|row| row.id).collect()), sorted(vec![live.id, rows[3].id]));
     assert_eq!(entries(stores, rows[0].id).await.len(), 1, "the audit is kept longer");
 }

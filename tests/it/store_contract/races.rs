@@ -119,7 +119,7 @@ pub(super) async fn concurrent_sign_ins_respect_the_limit(stores: &Stores) {
         }
     })
     .await;
-    let live = stores.sessions.live_sessions(owner.id, NOW).await.unwrap();
+    let live = stores.sessions.live_sessions(&owner.id.into(), NOW).await.unwrap();
     assert_eq!(live.len(), 3);
 }
 
@@ -142,7 +142,7 @@ pub(super) async fn concurrent_sign_in_does_not_survive_password_change(stores: 
             let reason = found(stores, id).await.end.map(|end| end.reason);
             assert_eq!(reason, Some(EndReason::PasswordChanged), "a session of the old password is active");
         }
-        assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), []);
+        assert_eq!(stores.sessions.live_sessions(&owner.id.into(), NOW).await.unwrap(), []);
     }
 }
 
@@ -180,7 +180,7 @@ pub(super) async fn concurrent_sign_in_does_not_survive_user_change(stores: &Sto
             }
         })
         .await;
-        assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), [], "round {round}");
+        assert_eq!(stores.sessions.live_sessions(&owner.id.into(), NOW).await.unwrap(), [], "round {round}");
     }
 }
 
@@ -209,12 +209,12 @@ pub(super) async fn bulk_updates_do_not_deadlock(stores: &Stores) {
             stores.sessions.record_uses(&uses, NOW).await.unwrap();
             stores.sessions.confirm_generation(&used).await.unwrap();
             stores.sessions.insert_session(&asked).await.unwrap();
-            let which = if nth % 2 == 0 { SessionFilter::All } else { SessionFilter::User(owner.id) };
+            let which = if nth % 2 == 0 { SessionFilter::All } else { SessionFilter::User(owner.id.into()) };
             stores.sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap();
         }
     })
     .await;
-    assert_eq!(stores.sessions.live_sessions(owner.id, NOW).await.unwrap(), []);
+    assert_eq!(stores.sessions.live_sessions(&owner.id.into(), NOW).await.unwrap(), []);
 }
 
 pub(super) async fn concurrent_inserts_of_an_address_have_one_winner(stores: &Stores) {

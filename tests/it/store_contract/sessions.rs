@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sekisho::clock::{Clock, SystemClock};
-use sekisho::identity::Roles;
+use sekisho::identity::{Claims, Roles, Subject};
 use sekisho::services::store::{EndedSince, SessionFilter, StoreError, TokenUse};
 
 use super::*;
@@ -23,9 +23,10 @@ pub(super) async fn missing_rows_are_no_error(stores: &Stores) {
     assert_eq!(sessions.confirm_generation(&[]).await.unwrap(), []);
     sessions.record_uses(&[replays(nothing.id, 1)], NOW).await.unwrap();
     sessions.record_uses(&[], NOW).await.unwrap();
+    assert!(!sessions.set_claims(nothing.id, &claims("team"), NOW).await.unwrap());
     assert!(!sessions.end_session(nothing.id, &ending(revoked)).await.unwrap());
     assert_eq!(sessions.end_sessions(&SessionFilter::All, &ending(revoked)).await.unwrap(), []);
-    assert_eq!(sessions.live_sessions(missing.id, NOW).await.unwrap(), []);
+    assert_eq!(sessions.live_sessions(&missing.id.into(), NOW).await.unwrap(), []);
     assert_eq!(sessions.list_sessions(&SessionFilter::All, None, 10).await.unwrap(), []);
 
     assert!(users.find_user(missing.id).await.unwrap().is_none());
@@ -74,6 +75,107 @@ pub(super) async fn session_id_is_unique(stores: &Stores) {
     assert_eq!(found(stores, first.id).await, first);
 }
 
+/// Ids of the application's own: numbers, UUIDs and text of the maximum length.
+pub(super) async fn subjects_of_all_kinds_round_trip(stores: &Stores) {
+    let longest = "~".repeat(Subject::MAX_LEN);
+    let texts = ["auth0|5f7c8ec7c33c6c004bbafe82", "O'Hara;--", "%_", "null", &longest];
+    let numbers = [i64::MIN, -1, 0, i64::MAX].map(Subject::from);
+    let subjects = texts.into_iter().map(|text| Subject::new(text).unwrap()).chain(numbers);
+    for subject in subjects.chain([Subject::from(id())]) {
+        let row = Session { subject: subject.clone(), ..session(&user("owner@example.com")) };
+        let row = known_session(stores, row).await;
+        assert_eq!(found(stores, row.id).await, row);
+        let sessions = &stores.sessions;
+        assert_eq!(sessions.live_sessions(&subject, NOW).await.unwrap(), std::slice::from_ref(&row));
+        let filter = SessionFilter::User(subject.clone());
+        assert_eq!(sessions.list_sessions(&filter, None, 10).await.unwrap(), std::slice::from_ref(&row));
+
+        let next =
+            Session { created_at: NOW + MINUTE, subject: subject.clone(), ..session(&user("o@example.com")) };
+        let asked = NewSession { max_per_user: 1, ..new(&next) };
+        let displaced = InsertOutcome::Inserted { terminated: vec![row.id] };
+        assert_eq!(sessions.insert_session(&asked).await.unwrap(), displaced);
+        assert_eq!(
+            sessions.end_sessions(&filter, &ending(end(EndReason::Revoked))).await.unwrap(),
+            [next.id]
+        );
+        let audit = sessions.session_audit(next.id, 10).await.unwrap();
+        let users: Vec<_> = audit.into_iter().map(|entry| entry.user).collect();
+        assert_eq!(users, [Some(subject.clone()), Some(subject)], "the sign-in and the end");
+    }
+}
+
+pub(super) async fn subjects_differ_by_letter_case(stores: &Stores) {
+    let subjects = ["ann", "Ann", "ann.", "an"].map(|text| Subject::new(text).unwrap());
+    for subject in &subjects {
+        let row = Session { subject: subject.clone(), ..session(&user("ann@example.com")) };
+        known_session(stores, row).await;
+    }
+    for subject in &subjects {
+        let live = stores.sessions.live_sessions(subject, NOW).await.unwrap();
+        assert_eq!(live.iter().map(|row| &row.subject).collect::<Vec<_>>(), [subject]);
+    }
+}
+
+/// With a password hash the subject must be the id of a user, written as the server writes it.
+pub(super) async fn subject_that_is_no_user_id_has_no_password(stores: &Stores) {
+    let known = known_user(stores, "known@example.com").await;
+    let id = known.id.to_string();
+    for text in ["42", &id.to_uppercase(), &id.replace('-', "")] {
+        let row = Session { subject: Subject::new(text).unwrap(), ..session(&known) };
+        let asked = NewSession { hashed_password: Some(&known.hashed_password), ..new(&row) };
+        assert_eq!(stores.sessions.insert_session(&asked).await.unwrap(), InsertOutcome::Refused, "{text}");
+    }
+}
+
+fn claims(plan: &str) -> Claims {
+    Claims::new(&serde_json::json!({"plan": plan, "seats": 5})).unwrap()
+}
+
+pub(super) async fn claims_round_trip(stores: &Stores) {
+    let longest = "x".repeat(Claims::MAX_LEN - claims("").as_json().unwrap().len());
+    for claims in [claims("team"), claims("関所 '\"\0\u{1f512}"), claims(&longest), Claims::default()] {
+        let row = Session { claims, ..session(&user("owner@example.com")) };
+        let row = known_session(stores, row).await;
+        assert_eq!(found(stores, row.id).await, row);
+    }
+}
+
+pub(super) async fn claims_of_a_live_session_are_replaced(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let (live, other) = (known_session(stores, session(&owner)).await, any_session(stores).await);
+    for claims in [claims("team"), claims("free"), Claims::default()] {
+        assert!(stores.sessions.set_claims(live.id, &claims, NOW).await.unwrap());
+        assert_eq!(found(stores, live.id).await, Session { claims, ..live.clone() });
+    }
+    assert_eq!(found(stores, other.id).await, other);
+    assert_eq!(stores.sessions.session_audit(live.id, 10).await.unwrap().len(), 1, "the sign-in");
+
+    let ended = [
+        Session { end: Some(end(EndReason::Revoked)), ..session(&owner) },
+        Session { idle_expires_at: NOW, ..session(&owner) },
+        Session { absolute_expires_at: NOW, ..session(&owner) },
+    ];
+    for row in ended {
+        let row = known_session(stores, row).await;
+        assert!(!stores.sessions.set_claims(row.id, &claims("team"), NOW).await.unwrap());
+        assert_eq!(found(stores, row.id).await, row);
+    }
+}
+
+pub(super) async fn claims_survive_rotations(stores: &Stores) {
+    let client = ClientInfo::default();
+    let before = Session { claims: claims("team"), ..session(&user("owner@example.com")) };
+    let before = known_session(stores, before).await;
+    let rotated = stores.sessions.rotate(&rotation(&before, &client)).await.unwrap().expect("a rotation");
+    assert_eq!(rotated.claims, claims("team"));
+    assert!(stores.sessions.set_claims(before.id, &claims("free"), NOW).await.unwrap());
+    let behind = Rotation { from_generation: 9, ..rotation(&rotated, &client) };
+    let caught_up = stores.sessions.catch_up(&behind).await.unwrap().expect("a row behind");
+    assert_eq!(caught_up.claims, claims("free"));
+    assert_eq!(found(stores, before.id).await, caught_up);
+}
+
 pub(super) async fn only_allowed_users_get_a_session(stores: &Stores) {
     let known = known_user(stores, "known@example.com").await;
     let disabled = known_user(stores, "disabled@example.com").await;
@@ -102,7 +204,7 @@ pub(super) async fn only_allowed_users_get_a_session(stores: &Stores) {
 
 pub(super) async fn insert_without_hash_does_not_check_the_user(stores: &Stores) {
     let session = any_session(stores).await;
-    assert!(stores.users.find_user(session.user_id).await.unwrap().is_none());
+    assert!(stores.users.find_user(UserId::try_from(&session.subject).unwrap()).await.unwrap().is_none());
     assert_eq!(found(stores, session.id).await, session);
 }
 
@@ -191,7 +293,7 @@ pub(super) async fn only_live_sessions_count_against_the_limit(stores: &Stores) 
     known_session(stores, absolute).await;
     let ended = known_session(stores, Session { id: SessionId(id()), ..older.clone() }).await;
     stores.sessions.end_session(ended.id, &ending(end(EndReason::Revoked))).await.unwrap();
-    known_session(stores, Session { user_id: UserId(id()), ..older }).await;
+    known_session(stores, Session { subject: id().into(), ..older }).await;
 
     let newest = session(&owner);
     let asked = NewSession { max_per_user: 2, replaces: Some(replaced.id), ..new(&newest) };
@@ -465,12 +567,12 @@ pub(super) async fn sessions_are_terminated_by_filter(stores: &Stores) {
     let expired = known_session(stores, expired).await.id;
     let sessions = &stores.sessions;
 
-    let which = SessionFilter::UserExcept(one.id, kept);
+    let which = SessionFilter::UserExcept(one.id.into(), kept);
     assert_eq!(
         sessions.end_sessions(&which, &ending(end(EndReason::PasswordChanged))).await.unwrap(),
         [of_one]
     );
-    let which = SessionFilter::User(one.id);
+    let which = SessionFilter::User(one.id.into());
     assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::LoggedOut))).await.unwrap(), [kept]);
     let which = SessionFilter::SignedBy(9);
     assert_eq!(sessions.end_sessions(&which, &ending(end(EndReason::Revoked))).await.unwrap(), [of_two]);
@@ -517,7 +619,7 @@ pub(super) async fn live_sessions_are_sorted_by_rotation(stores: &Stores) {
     known_session(stores, Session { absolute_expires_at: NOW, ..rotated(0) }).await;
     known_session(stores, Session { end: Some(end(EndReason::Revoked)), ..rotated(0) }).await;
     any_session(stores).await;
-    let live = stores.sessions.live_sessions(owner.id, NOW).await.unwrap();
+    let live = stores.sessions.live_sessions(&owner.id.into(), NOW).await.unwrap();
     assert_eq!(live, [first, middle, last]);
 }
 
@@ -533,14 +635,14 @@ pub(super) async fn session_lists_are_sorted_by_creation(stores: &Stores) {
     let list = async |which, limit| stores.sessions.list_sessions(&which, None, limit).await.unwrap();
     assert_eq!(list(SessionFilter::All, 10).await, [a.clone(), b.clone(), c.clone(), d.clone()]);
     assert_eq!(list(SessionFilter::All, 2).await, [a.clone(), b.clone()]);
-    assert_eq!(list(SessionFilter::User(one.id), 10).await, [a.clone(), b.clone(), d.clone()]);
-    assert_eq!(list(SessionFilter::UserExcept(one.id, b.id), 10).await, [a, d]);
+    assert_eq!(list(SessionFilter::User(one.id.into()), 10).await, [a.clone(), b.clone(), d.clone()]);
+    assert_eq!(list(SessionFilter::UserExcept(one.id.into(), b.id), 10).await, [a, d]);
     assert_eq!(list(SessionFilter::SignedBy(9), 10).await, std::slice::from_ref(&c));
 
     let live = stores.sessions.list_sessions(&SessionFilter::All, Some(NOW), 10).await.unwrap();
     assert_eq!(live, [b.clone(), c], "without the ended and the expired session");
     assert_eq!(
-        stores.sessions.list_sessions(&SessionFilter::User(one.id), Some(NOW), 10).await.unwrap(),
+        stores.sessions.list_sessions(&SessionFilter::User(one.id.into()), Some(NOW), 10).await.unwrap(),
         [b]
     );
 }

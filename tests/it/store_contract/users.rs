@@ -206,11 +206,12 @@ pub(super) async fn sessions_remain_after_user_is_deleted(stores: &Stores) {
     assert_eq!(found(stores, live.id).await, Session { end: Some(deleted), ..live });
     assert_eq!(found(stores, ended.id).await.end, Some(end(EndReason::LoggedOut)));
     assert_eq!(
-        stores.sessions.list_sessions(&SessionFilter::User(owner.id), None, 10).await.unwrap().len(),
+        stores.sessions.list_sessions(&SessionFilter::User(owner.id.into()), None, 10).await.unwrap().len(),
         2
     );
 
     let successor = known_user(stores, &owner.email).await;
-    let theirs = stores.sessions.list_sessions(&SessionFilter::User(successor.id), None, 10).await.unwrap();
+    let theirs =
+        stores.sessions.list_sessions(&SessionFilter::User(successor.id.into()), None, 10).await.unwrap();
     assert_eq!(theirs, [], "addresses are reused, ids are not");
 }

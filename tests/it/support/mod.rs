@@ -14,6 +14,7 @@ pub(crate) mod log;
 pub(crate) mod paused_clock;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
+pub(crate) mod previous_version;
 pub(crate) mod process;
 pub(crate) mod proxy_server;
 pub(crate) mod raw_http2;

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use sekisho::identity::{Identity, Roles};
+use sekisho::identity::{Claims, Identity, Roles};
 use sekisho::long_lived_streams::LongLivedStreams;
 use sekisho::models::session::SessionId;
 use sekisho::proxy::{Forwarded, Proxy, ProxyError, ReservedCookies, RouteSpec, Routes, UpstreamTokens};
@@ -104,10 +104,11 @@ impl ProxyServer {
 
 pub(crate) fn identity(roles: &[&str]) -> Identity {
     Identity {
-        subject: "user-1".into(),
+        subject: "user-1".parse().unwrap(),
         session: SessionId("00000000-0000-0000-0000-000000000001".parse().unwrap()),
         email: "ann@example.com".into(),
         roles: Roles::new(roles).unwrap(),
+        claims: Claims::default(),
         expires_at: datetime!(2026-01-01 00:15 UTC),
     }
 }

@@ -21,7 +21,7 @@ use sekisho::layer::{
     TokenService,
 };
 use sekisho::models::session::{EndReason, SessionId, TokenId};
-use sekisho::models::user::{Role, User};
+use sekisho::models::user::{Role, User, UserId};
 use sekisho::services::jwt::{AccessTokens, JwtSettings};
 use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
 use sekisho::services::memory::MemoryStore;
@@ -210,7 +210,7 @@ impl RealServices {
                 self.wait(tokens.end(self.sessions[session], EndReason::LoggedOut, &by)).unwrap();
             }
             TraceEvent::SignedOutEverywhere { user } => {
-                let which = SessionFilter::User(user_id(user));
+                let which = SessionFilter::User(user_id(user).into());
                 self.wait(tokens.end_matching(&which, EndReason::LoggedOut, &by)).unwrap();
             }
             TraceEvent::DeferredFlushed => self.wait(tokens.flush_deferred()).unwrap(),
@@ -355,7 +355,7 @@ impl RealServices {
         let session = now(self.store.find_session(self.sessions[session])).unwrap().unwrap();
         let ending = tokens.termination(EndReason::PasswordChanged, &ClientInfo::default());
         let change = PasswordChange {
-            user: session.user_id,
+            user: UserId::try_from(&session.subject).unwrap(),
             old: Some(&hash(old)),
             new: &hash(old + 1),
             keep: Some(session.id),

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
+use sekisho::identity::{Claims, Subject};
 use sekisho::models::audit::AuditEntry;
 use sekisho::models::session::{Session, SessionId};
-use sekisho::models::user::UserId;
 use sekisho::services::memory::MemoryStore;
 use sekisho::services::store::{
     AuditStore, EndedSessions, EndedSince, InsertOutcome, NewSession, Rotation, SessionFilter, SessionStore,
@@ -93,6 +93,15 @@ impl SessionStore for GatedStore {
         self.inner.record_uses(uses, now).await
     }
 
+    async fn set_claims(
+        &self,
+        id: SessionId,
+        claims: &Claims,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        self.inner.set_claims(id, claims, now).await
+    }
+
     async fn end_session_list(
         &self,
         ids: &[SessionId],
@@ -109,7 +118,7 @@ impl SessionStore for GatedStore {
         self.inner.end_sessions(which, ending).await
     }
 
-    async fn live_sessions(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
+    async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
         self.inner.live_sessions(user, now).await
     }
 

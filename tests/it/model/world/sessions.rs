@@ -1,6 +1,6 @@
 //! Sign-ins, sign-outs, password changes, other terminations, and confirmed use.
 
-use sekisho::models::user::UserId;
+use sekisho::identity::Subject;
 use sekisho::services::rotation::confirmation_age;
 use sekisho::services::store::SessionTermination;
 
@@ -88,7 +88,7 @@ impl World<'_> {
         let (user, now) = (self.user(request), at(self.clock(request)));
         self.record_event(self.replica(request), TraceEvent::SignedOutEverywhere { user });
         let ending = SessionTermination::new(now, EndReason::LoggedOut, ClientInfo::default());
-        let ended = self.store.end_user_sessions(self.now, user_id(user), None, &ending);
+        let ended = self.store.end_user_sessions(self.now, &user_id(user).into(), None, &ending);
         self.record_terminations(self.receiving_replica(request), &ended);
         self.record(CoverageEvent::SignedOutEverywhere);
         self.requests[request].cookie_change = CookieChange::Clear;
@@ -109,13 +109,15 @@ impl World<'_> {
     ///
     /// A crash may undo the termination of an expired session, which is not active even so.
     fn check_passwords(&mut self) {
-        let password = |user: UserId| {
-            (0..USERS).find(|&number| user_id(number) == user).map(|number| self.store.passwords[number])
+        let password = |user: &Subject| {
+            (0..USERS)
+                .find(|&number| Subject::from(user_id(number)) == *user)
+                .map(|number| self.store.passwords[number])
         };
         let clock = self.replicas.iter().map(|replica| replica.clock).max().unwrap_or(0).max(0);
         let lives =
             |row: &Row| row.ended.is_none() && row.session.termination(at(self.now + clock)).is_none();
-        let stale = |row: &Row| lives(row) && Some(row.password) != password(row.session.user_id);
+        let stale = |row: &Row| lives(row) && Some(row.password) != password(&row.session.subject);
         if let Some(place) = self.store.rows.iter().position(stale) {
             self.violate(|| format!("session {place} is active on an old password"));
         }
