@@ -5,10 +5,11 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Extensions, Uri};
+use serde::de::DeserializeOwned;
 
 use super::forbidden::Forbidden;
 use super::reject::Rejection;
-use crate::identity::Identity;
+use crate::identity::{Identity, NoClaims};
 use crate::problem::Problem;
 
 /// Extractor for the signed-in user.
@@ -18,14 +19,32 @@ use crate::problem::Problem;
 ///
 /// Requires [`SilentRefreshLayer`](super::SilentRefreshLayer) around the handler. Without it every request gets a 500,
 /// and the log names the missing layer. See the [module docs](crate::layer) for an example.
+///
+/// `CurrentUser<C>` also reads the [claims](crate::identity::Claims) of the session as a `C`. Sessions without claims
+/// have `null`, which an `Option` reads. If the claims are not a `C`, the request gets a 500 and the log names the type.
+///
+/// ```
+/// use sekisho::CurrentUser;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Plan {
+///     seats: u32,
+/// }
+///
+/// async fn seats(user: CurrentUser<Option<Plan>>) -> String {
+///     user.claims.map_or("no plan".to_owned(), |plan| format!("{} seats", plan.seats))
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct CurrentUser {
+pub struct CurrentUser<C = NoClaims> {
     /// The user and session of the access token.
     pub identity: Identity,
+    /// The application's own claims of the session.
+    pub claims: C,
 }
 
-impl CurrentUser {
+impl<C> CurrentUser<C> {
     /// Checks that the user has a role.
     ///
     /// ```
@@ -46,7 +65,7 @@ impl CurrentUser {
     }
 }
 
-impl Deref for CurrentUser {
+impl<C> Deref for CurrentUser<C> {
     type Target = Identity;
 
     fn deref(&self) -> &Identity {
@@ -54,22 +73,35 @@ impl Deref for CurrentUser {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for CurrentUser {
-    type Rejection = NotSignedIn;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotSignedIn> {
-        let identity = identity_of(&parts.extensions, &parts.uri)?.clone();
-        Ok(Self { identity })
+impl<C: DeserializeOwned> CurrentUser<C> {
+    fn new(identity: &Identity, uri: &Uri) -> Result<Self, NotSignedIn> {
+        let claims = identity.claims.get().map_err(|error| {
+            tracing::error!(
+                path = uri.path(), session = %identity.session, error = &error as &dyn std::error::Error,
+                r#type = std::any::type_name::<C>(),
+                "the claims of the session are not of the type that the handler reads"
+            );
+            NotSignedIn::Claims
+        })?;
+        Ok(Self { identity: identity.clone(), claims })
     }
 }
 
-/// `None` for anonymous requests. A missing layer is an error here too.
-impl<S: Sync> OptionalFromRequestParts<S> for CurrentUser {
+impl<S: Sync, C: DeserializeOwned> FromRequestParts<S> for CurrentUser<C> {
+    type Rejection = NotSignedIn;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotSignedIn> {
+        Self::new(identity_of(&parts.extensions, &parts.uri)?, &parts.uri)
+    }
+}
+
+/// `None` for anonymous requests. A missing layer and claims of another type are errors here too.
+impl<S: Sync, C: DeserializeOwned> OptionalFromRequestParts<S> for CurrentUser<C> {
     type Rejection = NotSignedIn;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, NotSignedIn> {
         match identity_of(&parts.extensions, &parts.uri) {
-            Ok(identity) => Ok(Some(Self { identity: identity.clone() })),
+            Ok(identity) => Self::new(identity, &parts.uri).map(Some),
             Err(NotSignedIn::Rejected(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -127,6 +159,9 @@ pub(super) fn identity_of<'r>(extensions: &'r Extensions, uri: &Uri) -> Result<&
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSignedIn {
+    /// The claims of the session are not of the type that the handler reads: 500.
+    #[error("the claims of the session are not of the type that the handler reads")]
+    Claims,
     /// The route is not behind [`SilentRefreshLayer`](super::SilentRefreshLayer): 500.
     #[error("SilentRefreshLayer is missing around this route")]
     MissingLayer,
@@ -138,7 +173,7 @@ pub enum NotSignedIn {
 impl NotSignedIn {
     pub(super) fn problem<B: From<String>>(&self) -> http::Response<B> {
         match self {
-            Self::MissingLayer => Problem::internal().into_response(),
+            Self::Claims | Self::MissingLayer => Problem::internal().into_response(),
             Self::Rejected(rejection) => rejection.problem(),
         }
     }
