@@ -144,7 +144,7 @@ pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod unix_socket;
 
-pub use crate::identity::Identity;
+pub use crate::identity::{Claims, Identity, NoClaims, Subject};
 pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};
 pub use crate::services::memory::MemoryStore;
 pub use crate::services::token::{SessionRequest, SessionSettings, Tokens};

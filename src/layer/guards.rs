@@ -64,7 +64,7 @@ pub struct RequireUser;
 /// let sessions = Sessions::new(Tokens::in_memory()?, CookiePolicy::default());
 /// let app = admin_routes()?.layer(sessions.layer());
 ///
-/// let ann = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+/// let ann = 42;
 /// for (role, status) in [("owner", StatusCode::OK), ("reader", StatusCode::FORBIDDEN)] {
 ///     let ann = SessionRequest { roles: Roles::new([role])?, ..SessionRequest::new(ann, "ann@example.org") };
 ///     let access_token = sessions.tokens().sign_in(ann).await?.tokens.access_token;
