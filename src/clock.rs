@@ -81,14 +81,14 @@ impl Clock for BootClock {
         from_micros(self.now_micros())
     }
 
-    #[cfg(all(feature = "server", target_os = "linux"))]
+    #[cfg(all(any(feature = "postgres", feature = "server", feature = "sqlite"), target_os = "linux"))]
     fn now_micros(&self) -> i64 {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
     }
 
     /// Other systems have no such clock: the time since the first call.
-    #[cfg(not(all(feature = "server", target_os = "linux")))]
+    #[cfg(not(all(any(feature = "postgres", feature = "server", feature = "sqlite"), target_os = "linux")))]
     fn now_micros(&self) -> i64 {
         static FIRST_CALL: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         let elapsed = FIRST_CALL.get_or_init(Instant::now).elapsed();

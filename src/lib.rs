@@ -113,7 +113,7 @@ pub mod user_agent;
 
 #[cfg(feature = "server")]
 pub mod app;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "postgres", feature = "server", feature = "sqlite"))]
 pub mod backend;
 #[cfg(feature = "server")]
 pub mod cli;

@@ -2,22 +2,24 @@
 
 mod error;
 mod file;
+#[cfg(feature = "postgres")]
+mod url_file;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
-
 pub use self::error::DbError;
 pub use self::file::{check_owner, sqlite_path};
 use super::database::Database;
 use super::instrumented::InstrumentedStore;
+use super::migrations;
+pub use super::migrations::PendingMigration;
 use crate::database_url::{DatabaseUrl, PostgresUrl};
 use crate::services::memory::MemoryStore;
 use crate::services::readiness::Readiness;
 use crate::services::store::{MovieStore, SessionStore, SettingStore, StoreError, UserStore};
+use secrecy::{ExposeSecret, SecretString};
 
 /// Opens the database at `url`: `sqlite://PATH`, created if it is missing, or `postgres://…`.
 ///
@@ -170,8 +172,7 @@ impl Stores {
     /// [`DbError::Newer`] if an applied migration is unknown to this program, [`DbError::Changed`] if one
     /// has another checksum, [`DbError::Migrate`] if the database is unavailable.
     pub async fn pending(&self) -> Result<Vec<PendingMigration>, DbError> {
-        let applied = self.database.applied().await.map_err(|error| self.migrate_error(error))?;
-        pending_migrations(&self.database.migrator(), &applied)
+        Ok(migrations::pending(&*self.database).await?)
     }
 
     /// Applies the pending migrations and returns them. Safe to call from several processes at once.
@@ -180,11 +181,7 @@ impl Stores {
     ///
     /// As [`pending`](Self::pending), and if a migration fails.
     pub async fn migrate(&self) -> Result<Vec<PendingMigration>, DbError> {
-        let pending = self.pending().await?;
-        if !pending.is_empty() {
-            self.database.migrate().await.map_err(|error| self.migrate_error(error))?;
-        }
-        Ok(pending)
+        Ok(migrations::migrate(&*self.database).await?)
     }
 
     /// Calls `wake` whenever another process may have terminated sessions.
@@ -192,7 +189,7 @@ impl Stores {
     /// Never returns with PostgreSQL; returns at once with the other databases. Notifications are best
     /// effort; callers must also poll.
     pub async fn listen_for_revocations(&self, wake: impl Fn() + Send + Sync + 'static) {
-        self.database.listen_for_revocations(Box::new(wake)).await;
+        self.database.listen(Box::new(wake)).await;
     }
 
     /// Waits until the database is idle and closes it. The stores cannot be used afterwards.
@@ -214,18 +211,6 @@ impl Stores {
             database: store,
         }
     }
-
-    fn migrate_error(&self, error: MigrateError) -> DbError {
-        match error {
-            // Another process with a newer version has migrated the database in the meantime.
-            MigrateError::VersionMissing(found) => newer(&self.database.migrator(), found),
-            MigrateError::Execute(error) => DbError::Migrate(self.database.describe(&error)),
-            MigrateError::ExecuteMigration(error, number) => {
-                DbError::Migrate(format!("migration {number}: {}", self.database.describe(&error)))
-            }
-            error => DbError::Migrate(error.to_string()),
-        }
-    }
 }
 
 impl fmt::Debug for Stores {
@@ -234,26 +219,11 @@ impl fmt::Debug for Stores {
     }
 }
 
-/// A migration not yet applied to the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingMigration {
-    /// Version number.
-    pub number: i64,
-    /// Short description.
-    pub name: String,
-}
-
-impl fmt::Display for PendingMigration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04} {}", self.number, self.name)
-    }
-}
-
 #[cfg(feature = "sqlite")]
 async fn open_sqlite(path: &Path) -> Result<Stores, DbError> {
-    file::create(path).map_err(|error| DbError::open(path, error))?;
-    let store = super::sqlite::SqliteStore::open(path).await;
-    store.map(Stores::new).map_err(|error| DbError::open(path, error))
+    use super::sqlite::{SqliteOptions, SqliteStore};
+
+    Ok(Stores::new(SqliteStore::open(SqliteOptions::gateway(path)).await?))
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -263,29 +233,14 @@ async fn open_sqlite(_path: &Path) -> Result<Stores, DbError> {
 
 #[cfg(feature = "postgres")]
 async fn open_postgres(url: &PostgresUrl, options: &DatabaseOptions) -> Result<Stores, DbError> {
-    use super::postgres::{Address, OpenError, PostgresOptions, PostgresStore};
+    use super::postgres::{PostgresOptions, PostgresStore};
 
-    let database = Address::new(url, options.url_file.clone()).map_err(DbError::Url)?;
+    let database = url_file::address(url, options.url_file.clone()).map_err(DbError::Url)?;
     let listen = options.listen_url.as_ref().map(|url| listen_address(url, options)).transpose()?;
-    let DatabaseOptions { transaction_pooling, max_connections, .. } = *options;
-    let address = database.clone();
-    let place = || {
-        let options = address.options();
-        format!(
-            "{}:{}/{}",
-            options.get_host(),
-            options.get_port(),
-            options.get_database().unwrap_or_default()
-        )
-    };
-    let options = PostgresOptions { database, listen, transaction_pooling, max_connections };
-    PostgresStore::open(options).await.map(Stores::new).map_err(|error| match error {
-        OpenError::Connect { message, is_unreachable } => {
-            DbError::Open { place: place(), source: message.into(), is_unreachable }
-        }
-        OpenError::TransactionPooling("database.url") => DbError::TransactionPooling(place()),
-        OpenError::TransactionPooling(_) => DbError::ListenPooling,
-    })
+    let options = PostgresOptions::gateway(database, listen)
+        .with_max_connections(options.max_connections)
+        .with_transaction_pooling(options.transaction_pooling);
+    Ok(Stores::new(PostgresStore::open(options).await?))
 }
 
 /// Returns the address to listen at.
@@ -298,35 +253,10 @@ fn listen_address(
 
     let url = DatabaseUrl::parse(url.expose_secret()).map_err(DbError::ListenUrl)?;
     let url = url.as_postgres().ok_or(DbError::ListenUrl(DatabaseUrlError::Postgres))?;
-    super::postgres::Address::new(url, options.listen_url_file.clone()).map_err(DbError::ListenUrl)
+    url_file::address(url, options.listen_url_file.clone()).map_err(DbError::ListenUrl)
 }
 
 #[cfg(not(feature = "postgres"))]
 async fn open_postgres(_url: &PostgresUrl, _options: &DatabaseOptions) -> Result<Stores, DbError> {
     Err(DbError::NotBuilt("postgres"))
-}
-
-fn pending_migrations(
-    known: &Migrator,
-    applied: &[AppliedMigration],
-) -> Result<Vec<PendingMigration>, DbError> {
-    for applied in applied {
-        let found = known.iter().find(|migration| migration.version == applied.version);
-        let migration = found.ok_or_else(|| newer(known, applied.version))?;
-        if migration.checksum != applied.checksum {
-            return Err(DbError::Changed(applied.version));
-        }
-    }
-    let is_applied = |number| applied.iter().any(|migration| migration.version == number);
-    let pending = known.iter().filter(|migration| !is_applied(migration.version));
-    Ok(pending
-        .map(|migration| PendingMigration {
-            number: migration.version,
-            name: migration.description.to_string(),
-        })
-        .collect())
-}
-
-fn newer(known: &Migrator, found: i64) -> DbError {
-    DbError::Newer { found, known: known.iter().map(|migration| migration.version).max().unwrap_or(0) }
 }

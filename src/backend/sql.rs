@@ -1,14 +1,19 @@
 //! SQL fragments and conversions shared by the SQLite and PostgreSQL stores.
 
+#[cfg(feature = "server")]
+pub(super) mod movies;
 pub(super) mod rows;
+#[cfg(feature = "server")]
+pub(super) mod users;
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use sqlx::{Database, Encode, QueryBuilder, Type};
+use sqlx::{AssertSqlSafe, Database, Encode, QueryBuilder, SqlSafeStr, SqlStr, Type};
 use uuid::Uuid;
 
 use crate::models::session::SessionId;
-use crate::services::store::{MovieQuery, MovieSort, SessionFilter, SessionTermination, StoreError};
+use crate::services::store::{SessionFilter, SessionTermination, StoreError};
 
 // Columns are listed by name, because a prepared `SELECT *` fails once a newer program adds a column.
 
@@ -16,12 +21,6 @@ macro_rules! audit_columns {
     () => {
         "at, event, user_id, session_id, presented, held, key_number, address, user_agent, request_id, \
          holder_address, holder_user_agent"
-    };
-}
-
-macro_rules! movie_columns {
-    () => {
-        "id, title, year, director, runtime_minutes, rating"
     };
 }
 
@@ -33,52 +32,13 @@ macro_rules! session_columns {
     };
 }
 
-macro_rules! user_columns {
-    () => {
-        "id, email, name, hashed_password, role, disabled_at, created_at, password_origin"
-    };
-}
+pub(super) use {audit_columns, session_columns};
 
-pub(super) use {audit_columns, movie_columns, session_columns, user_columns};
-
-/// Returns the `ORDER BY` clause of a movie list. The id makes the order total.
-pub(super) const fn movie_order(sort: MovieSort, descending: bool) -> &'static str {
-    match (sort, descending) {
-        (MovieSort::Director, false) => " ORDER BY director_key, id",
-        (MovieSort::Director, true) => " ORDER BY director_key DESC, id DESC",
-        (MovieSort::Id, false) => " ORDER BY id",
-        (MovieSort::Id, true) => " ORDER BY id DESC",
-        (MovieSort::Rating, false) => " ORDER BY rating NULLS FIRST, id",
-        (MovieSort::Rating, true) => " ORDER BY rating DESC NULLS LAST, id DESC",
-        (MovieSort::Runtime, false) => " ORDER BY runtime_minutes NULLS FIRST, id",
-        (MovieSort::Runtime, true) => " ORDER BY runtime_minutes DESC NULLS LAST, id DESC",
-        (MovieSort::Title, false) => " ORDER BY title_key, id",
-        (MovieSort::Title, true) => " ORDER BY title_key DESC, id DESC",
-        (MovieSort::Year, false) => " ORDER BY year, id",
-        (MovieSort::Year, true) => " ORDER BY year DESC, id DESC",
-    }
-}
-
-/// Adds the conditions of a filter to a query of movies.
-///
-/// `position` is the function that returns the position of a substring. LIKE would treat `%` and `_` as
-/// wildcards.
-pub(super) fn push_movie_filter<DB: Database>(
-    sql: &mut QueryBuilder<DB>,
-    query: &MovieQuery,
-    position: &'static str,
-) where
-    for<'q> String: Encode<'q, DB> + Type<DB>,
-    for<'q> i32: Encode<'q, DB> + Type<DB>,
-{
-    for (column, part) in [("title_key", &query.title), ("director_key", &query.director)] {
-        if let Some(part) = part {
-            sql.push(format_args!(" AND {position}({column}, ")).push_bind(part.to_lowercase()).push(") > 0");
-        }
-    }
-    if let Some(year) = query.year {
-        sql.push(" AND year = ").push_bind(year);
-    }
+/// Returns a statement with its placeholder `{namespace}` replaced by `prefix`, which precedes the names of tables.
+pub(super) fn render(sql: &'static str, prefix: &str) -> SqlStr {
+    // The text is a constant, and a prefix consists of letters, digits and underscores.
+    let text: Arc<str> = sql.replace("{namespace}", prefix).into();
+    AssertSqlSafe(text).into_sql_str()
 }
 
 /// Adds the conditions of a filter to a query of sessions.

@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 
 use super::store::{
     AuditStore, EndedSessions, EndedSince, InsertOutcome, MovieQuery, MovieSort, MovieStore, NewSession,
-    PasswordChange, Rotation, SessionFilter, SessionStore, SessionTermination, SessionUse, SettingStore,
-    StoreError, TokenUse, UserStore,
+    PasswordChange, PersistentStore, Rotation, SessionFilter, SessionStore, SessionTermination, SessionUse,
+    SettingStore, StoreError, TokenUse, UserStore,
 };
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -409,6 +409,9 @@ impl SettingStore for MemoryStore {
         Ok(self.tables().settings.remove(name).is_some())
     }
 }
+
+/// For tests of programs that use another store: its sessions end with it.
+impl PersistentStore for MemoryStore {}
 
 impl Tables {
     fn is_sign_in_allowed(&self, new: &NewSession<'_>) -> bool {

@@ -286,6 +286,19 @@ pub trait SettingStore: Send + Sync + 'static {
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError>;
 }
 
+/// A store that keeps sessions beyond the end of the process, and that other processes may share.
+#[async_trait]
+pub trait PersistentStore: SessionStore + SettingStore {
+    /// Calls `wake` whenever another process may have terminated sessions.
+    ///
+    /// Never returns if the database notifies its clients; returns at once otherwise, as by default. Notifications
+    /// are best effort: callers must also poll.
+    async fn listen(&self, _wake: WakeFn) {}
+}
+
+/// Callback of [`PersistentStore::listen`].
+pub type WakeFn = Box<dyn Fn() + Send + Sync>;
+
 /// A session to insert, and the conditions of the insertion.
 #[derive(Debug)]
 pub struct NewSession<'a> {

@@ -177,7 +177,7 @@ async fn refused_password_is_read_anew_from_its_file() {
     .await;
     assert_eq!(ann.status(serving.public, "/auth/session").await, 200);
     let log = serving.log();
-    assert!(log.contains("another one was read from the file of the URL"), "{log}");
+    assert!(log.contains("another one was read from its source"), "{log}");
     assert!(!log.contains("heron"), "{log}");
     // A reload reports no change that needs a restart.
     serving.hang_up();

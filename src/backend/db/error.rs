@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::backend::migrations::MigrationError;
+use crate::backend::open_error::OpenError;
 use crate::database_url::DatabaseUrlError;
 
 /// Error of opening or migrating a database.
@@ -81,8 +83,29 @@ impl DbError {
         place: impl AsRef<Path>,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        let place = place.as_ref().display().to_string();
-        Self::Open { place, source: Box::new(source), is_unreachable: false }
+        OpenError::file(place.as_ref(), source).into()
+    }
+}
+
+impl From<OpenError> for DbError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::InMemory => Self::Url(DatabaseUrlError::InMemory),
+            OpenError::Url => Self::Url(DatabaseUrlError::Postgres),
+            OpenError::Open { place, source, is_unreachable } => Self::Open { place, source, is_unreachable },
+            OpenError::TransactionPooling(place) => Self::TransactionPooling(place),
+            OpenError::ListenPooling => Self::ListenPooling,
+        }
+    }
+}
+
+impl From<MigrationError> for DbError {
+    fn from(error: MigrationError) -> Self {
+        match error {
+            MigrationError::Newer { found, known } => Self::Newer { found, known },
+            MigrationError::Changed(number) => Self::Changed(number),
+            MigrationError::Failed(message) => Self::Migrate(message),
+        }
     }
 }
 

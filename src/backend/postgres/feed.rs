@@ -27,7 +27,6 @@ use uuid::Uuid;
 
 use super::address::Address;
 use super::pool::{StatementMode, begin, commit, read_only_error, with_timeout};
-use super::remedy::describe;
 use super::server_changes::ServerChanges;
 use super::statement::PreparedQuery;
 use crate::services::store::{ACQUIRE_TIMEOUT, EndedSince};
@@ -161,7 +160,7 @@ impl Feed {
             Err(error) if state.has_identity && is_unsupported(&error) => {
                 connection = self.connect().await?;
                 let rows = self.query(&mut connection.raw, since, false).await?;
-                let error = describe(&error, &self.address.options());
+                let error = self.address.describe(&error);
                 tracing::warn!(
                     error,
                     "cannot read the identity of the database server: a failover may go unnoticed"

@@ -1,4 +1,4 @@
-//! Migrations in PostgreSQL, recorded in the table of sqlx's migrator.
+//! Migrations in PostgreSQL, recorded in a table like that of sqlx's migrator.
 //!
 //! That migrator takes a session-level lock and prepares statements by name, which behind a pooler would stay
 //! on a server connection that others use next. Here all pending migrations are one transaction.
@@ -6,87 +6,143 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migration, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Executor};
+use sqlx::{Connection, Executor, SqlStr};
 
-use super::address::Address;
-use super::pool::Pool;
+use super::PostgresStore;
+use crate::backend::migrations::{Migrate, library_migrator};
+use crate::backend::namespace::Tables;
+use crate::backend::sql::render;
 
-/// Returns the migrations already applied.
-pub(super) async fn applied(pool: &Pool) -> Result<Vec<AppliedMigration>, MigrateError> {
-    let has_table: bool = sqlx::query_scalar(HAS_TABLE).fetch_one(pool).await?;
-    if !has_table {
-        return Ok(Vec::new());
-    }
-    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(LIST).fetch_all(pool).await?;
-    let migration =
-        |(version, checksum): (i64, Vec<u8>)| AppliedMigration { version, checksum: checksum.into() };
-    Ok(rows.into_iter().map(migration).collect())
-}
-
-/// Applies the pending migrations in one transaction. It has no timeout, since the creation of an index may
-/// take long.
-pub(super) async fn run(address: &Address, migrator: &Migrator) -> Result<(), MigrateError> {
-    let mut connection = address.connect().await?;
-    // If a migration fails, the connection is dropped, which rolls all of them back.
-    connection.execute(BEGIN).await?;
-    create_table(&mut connection).await?;
-    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(LIST).persistent(false).fetch_all(&mut connection).await?;
-    let mut applied: HashMap<_, _> = rows.into_iter().collect();
-    for migration in migrator.iter() {
-        match applied.remove(&migration.version) {
-            None => apply(&mut connection, migration).await?,
-            Some(checksum) if *checksum == *migration.checksum => {}
-            Some(_) => return Err(MigrateError::VersionMismatch(migration.version)),
+#[async_trait]
+impl Migrate for PostgresStore {
+    fn migrator(&self) -> Migrator {
+        let prefix = self.tables.postgres_prefix();
+        match &self.tables {
+            #[cfg(feature = "server")]
+            Tables::Gateway => {
+                let mut migrator = sqlx::migrate!("migrations/postgres");
+                migrator.dangerous_set_table_name(format!("{prefix}_sqlx_migrations"));
+                migrator
+            }
+            Tables::Library(_) => library_migrator(LIBRARY, &prefix, format!("{prefix}sekisho_migrations")),
         }
     }
-    if let Some(unknown) = applied.into_keys().max() {
-        return Err(MigrateError::VersionMissing(unknown));
+
+    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
+        let history = History::new(&self.migrator());
+        let has_table: bool =
+            sqlx::query_scalar(HAS_TABLE).bind(history.table()).fetch_one(&self.pool).await?;
+        if !has_table {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(history.sql(LIST)).fetch_all(&self.pool).await?;
+        let migration =
+            |(version, checksum): (i64, Vec<u8>)| AppliedMigration { version, checksum: checksum.into() };
+        Ok(rows.into_iter().map(migration).collect())
     }
-    connection.execute("COMMIT").await?;
-    Ok(connection.close().await?)
-}
 
-async fn create_table(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    // Only if the schema is missing: CREATE SCHEMA IF NOT EXISTS requires the privilege to create one even
-    // when it exists.
-    let has_schema = sqlx::query_scalar(HAS_SCHEMA).persistent(false);
-    if !has_schema.fetch_one(&mut *connection).await? {
-        connection.execute("CREATE SCHEMA myapi").await?;
+    /// Applies the pending migrations in one transaction. It has no timeout, since the creation of an index may
+    /// take long.
+    async fn apply_migrations(&self) -> Result<(), MigrateError> {
+        let migrator = self.migrator();
+        let history = History::new(&migrator);
+        let mut connection = self.pool.address().connect().await?;
+        // If a migration fails, the connection is dropped, which rolls all of them back.
+        connection.execute(BEGIN).await?;
+        self.create_table(&mut connection, &history).await?;
+        let query = sqlx::query_as(history.sql(LIST)).persistent(false);
+        let rows: Vec<(i64, Vec<u8>)> = query.fetch_all(&mut connection).await?;
+        let mut applied: HashMap<_, _> = rows.into_iter().collect();
+        for migration in migrator.iter() {
+            match applied.remove(&migration.version) {
+                None => history.apply(&mut connection, migration).await?,
+                Some(checksum) if *checksum == *migration.checksum => {}
+                Some(_) => return Err(MigrateError::VersionMismatch(migration.version)),
+            }
+        }
+        if let Some(unknown) = applied.into_keys().max() {
+            return Err(MigrateError::VersionMissing(unknown));
+        }
+        connection.execute("COMMIT").await?;
+        Ok(connection.close().await?)
     }
-    connection.execute(CREATE_TABLE).await?;
-    Ok(())
+
+    fn describe(&self, error: &sqlx::Error) -> String {
+        self.pool.address().describe(error)
+    }
 }
 
-async fn apply(connection: &mut PgConnection, migration: &Migration) -> Result<(), MigrateError> {
-    let started = Instant::now();
-    let applied = connection.execute(migration.sql.clone()).await;
-    applied.map_err(|error| MigrateError::ExecuteMigration(error, migration.version))?;
-    let record = sqlx::query(RECORD)
-        .bind(migration.version)
-        .bind(&*migration.description)
-        .bind(&*migration.checksum)
-        .bind(i64::try_from(started.elapsed().as_nanos()).unwrap_or(-1));
-    record.persistent(false).execute(connection).await?;
-    Ok(())
+impl PostgresStore {
+    async fn create_table(
+        &self,
+        connection: &mut PgConnection,
+        history: &History,
+    ) -> Result<(), MigrateError> {
+        // Only if the schema is missing: CREATE SCHEMA IF NOT EXISTS requires the privilege to create one even
+        // when it exists.
+        let schema = self.tables.schema();
+        let has_schema = sqlx::query_scalar(HAS_SCHEMA).bind(schema).persistent(false);
+        if !has_schema.fetch_one(&mut *connection).await? {
+            connection.execute(render(CREATE_SCHEMA, schema)).await?;
+        }
+        connection.execute(history.sql(CREATE_TABLE)).await?;
+        Ok(())
+    }
 }
 
-/// The table in which sqlx records applied migrations.
-pub(super) const TABLE: &str = "myapi._sqlx_migrations";
+/// The table that records the applied migrations.
+struct History(String);
+
+impl History {
+    fn new(migrator: &Migrator) -> Self {
+        Self(migrator.table_name.clone().into_owned())
+    }
+
+    fn table(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns a statement about the table.
+    fn sql(&self, sql: &'static str) -> SqlStr {
+        render(sql, &self.0)
+    }
+
+    async fn apply(&self, connection: &mut PgConnection, migration: &Migration) -> Result<(), MigrateError> {
+        let started = Instant::now();
+        let applied = connection.execute(migration.sql.clone()).await;
+        applied.map_err(|error| MigrateError::ExecuteMigration(error, migration.version))?;
+        let record = sqlx::query(self.sql(RECORD))
+            .bind(migration.version)
+            .bind(&*migration.description)
+            .bind(&*migration.checksum)
+            .bind(i64::try_from(started.elapsed().as_nanos()).unwrap_or(-1));
+        record.persistent(false).execute(connection).await?;
+        Ok(())
+    }
+}
+
+/// The migrations of a store without users.
+const LIBRARY: &[(i64, &str, &str)] =
+    &[(1, "sessions", include_str!("../../../migrations/library/postgres/0001_sessions.sql"))];
 
 /// Serializes the processes that migrate. The number is arbitrary.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7235412098125743)";
 
-const HAS_TABLE: &str = "SELECT to_regclass('myapi._sqlx_migrations') IS NOT NULL";
+const HAS_TABLE: &str = "SELECT to_regclass($1) IS NOT NULL";
 
-const HAS_SCHEMA: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'myapi')";
+const HAS_SCHEMA: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";
 
-const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS myapi._sqlx_migrations (\
+const CREATE_SCHEMA: &str = "CREATE SCHEMA \"{namespace}\"";
+
+/// As sqlx's migrator creates it.
+const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS {namespace} (\
     version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMPTZ NOT NULL DEFAULT now(), \
     success BOOLEAN NOT NULL, checksum BYTEA NOT NULL, execution_time BIGINT NOT NULL)";
 
-const LIST: &str = "SELECT version, checksum FROM myapi._sqlx_migrations ORDER BY version";
+const LIST: &str = "SELECT version, checksum FROM {namespace} ORDER BY version";
 
-const RECORD: &str = "INSERT INTO myapi._sqlx_migrations (version, description, success, checksum, execution_time) \
+const RECORD: &str = "INSERT INTO {namespace} (version, description, success, checksum, execution_time) \
     VALUES ($1, $2, TRUE, $3, $4)";

@@ -27,10 +27,14 @@
 
 mod address;
 mod audit;
+#[cfg(feature = "server")]
+mod database;
 mod feed;
 mod migrations;
+#[cfg(feature = "server")]
 mod movies;
 mod notify;
+mod options;
 mod pool;
 mod pooler;
 mod remedy;
@@ -38,27 +42,47 @@ mod server_changes;
 mod sessions;
 mod settings;
 mod statement;
+#[cfg(feature = "server")]
 mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{Connection, Executor, Postgres, Row};
 use tokio::time::{Instant, timeout};
 
-pub use self::address::Address;
+pub(super) use self::address::Address;
+pub use self::address::{CredentialSource, Credentials};
 use self::feed::Feed;
+pub use self::options::PostgresOptions;
 use self::pool::{Pool, StatementMode};
-use self::remedy::{describe, is_unreachable};
+pub(super) use self::remedy::Wording;
+use self::remedy::is_unreachable;
 use self::server_changes::ServerChanges;
-use super::database::{Database, WakeFn};
-use crate::services::store::StoreError;
+use super::migrations::{MigrationError, PendingMigration, migrate, pending};
+use super::namespace::Tables;
+use super::open_error::OpenError;
+use crate::services::store::{PersistentStore, StoreError, WakeFn};
 
-/// The stores over one PostgreSQL database.
+/// A store in one PostgreSQL database.
+///
+/// It has connections of its own: two pools, one connection for the revocation poller and one for notifications.
+///
+/// ```
+/// use sekisho::backend::Namespace;
+/// use sekisho::backend::postgres::{PostgresOptions, PostgresStore};
+///
+/// # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
+/// let options = PostgresOptions::from_url("postgres://app:secret@db.internal/app?sslmode=verify-full")?
+///     .with_namespace(Namespace::new("auth")?)
+///     .with_max_connections(8);
+/// let store = PostgresStore::open(options).await?;
+/// store.migrate().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     pool: Pool,
@@ -67,66 +91,39 @@ pub struct PostgresStore {
     /// The address to listen at for notifications. `None` if that is impossible behind a pooler.
     listen_address: Option<Address>,
     changes: ServerChanges,
-}
-
-/// Options of [`PostgresStore::open`].
-#[derive(Clone, Debug)]
-pub struct PostgresOptions {
-    /// The database.
-    pub database: Address,
-    /// The address to listen at for notifications, if it is another one.
-    pub listen: Option<Address>,
-    /// True if a pooler assigns a server connection for each transaction.
-    pub transaction_pooling: bool,
-    /// Maximum number of connections.
-    pub max_connections: u32,
-}
-
-/// Error of [`PostgresStore::open`].
-#[derive(Debug)]
-pub enum OpenError {
-    /// No connection can be established.
-    Connect {
-        /// Description of the cause, with the remedy.
-        message: String,
-        /// True if the server cannot be reached, or does not accept connections at the moment.
-        is_unreachable: bool,
-    },
-    /// The pooler at the address of this key pools transactions, unexpectedly.
-    TransactionPooling(&'static str),
-}
-
-impl OpenError {
-    fn connect(error: &sqlx::Error, address: &Address) -> Self {
-        Self::Connect { message: describe(error, &address.options()), is_unreachable: is_unreachable(error) }
-    }
+    tables: Tables,
 }
 
 impl PostgresStore {
-    /// Opens a database with at most `max_connections` connections, and at least two.
+    /// Opens a database.
     ///
-    /// Half of them are for writes that do not wait for the disk. The revocation poller uses two more,
-    /// one to poll and one to listen.
+    /// Applies no migrations: see [`pending`](Self::pending) and [`migrate`](Self::migrate).
     ///
     /// # Errors
     ///
     /// If no connection can be established, or if a pooler pools transactions where it must not.
     pub async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
-        let database = connect_address(options.database, options.transaction_pooling);
+        let PostgresOptions { transaction_pooling, max_connections, .. } = options;
+        let address = |address: Address| match &options.tables {
+            #[cfg(feature = "server")]
+            Tables::Gateway => address,
+            Tables::Library(namespace) => address.with_wording(Wording::library(namespace)),
+        };
+        let database = connect_address(address(options.database.clone()), transaction_pooling);
         // Outside a pool, which would retry and report a timeout instead of the cause.
-        let failed = |error| OpenError::connect(&error, &database);
+        let failed = |error| open_error(&error, &database);
         let mut first = connect(&database).await.map_err(failed)?;
-        if !options.transaction_pooling && pools_transactions(&mut first, &database).await.map_err(failed)? {
-            return Err(OpenError::TransactionPooling("database.url"));
+        if !transaction_pooling && pools_transactions(&mut first, &database).await.map_err(failed)? {
+            return Err(OpenError::TransactionPooling(database.place()));
         }
-        let mode = statement_mode(&mut first, options.transaction_pooling).await.map_err(failed)?;
+        let mode = statement_mode(&mut first, transaction_pooling).await.map_err(failed)?;
         first.close().await.map_err(failed)?;
-        let listen = options.listen.map(|listen| connect_address(listen, false));
+        let listen = options.listen.clone().map(|listen| connect_address(address(listen), false));
         if let Some(listen) = &listen {
             check_listen_address(listen).await?;
         }
-        let relaxed = (options.max_connections / 2).max(1);
-        let durable = options.max_connections.saturating_sub(relaxed).max(1);
+        let relaxed = (max_connections / 2).max(1);
+        let durable = max_connections.saturating_sub(relaxed).max(1);
         let changes = ServerChanges::default();
         let pool = |connections, idle_trust| {
             Pool::new(database.clone(), mode, connections, idle_trust, changes.clone())
@@ -135,9 +132,38 @@ impl PostgresStore {
             pool: pool(durable, Duration::ZERO),
             relaxed: pool(relaxed, IDLE_TRUST),
             feed: Arc::new(Feed::new(database.clone(), mode, changes.clone())),
-            listen_address: listen.or_else(|| (!options.transaction_pooling).then(|| database.clone())),
+            listen_address: listen.or_else(|| (!transaction_pooling).then(|| database.clone())),
             changes: changes.clone(),
+            tables: options.tables,
         })
+    }
+
+    /// Returns the migrations not yet applied. Read-only, so it needs no privilege to change tables.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrationError::Newer`] if an applied migration is unknown to this version, [`MigrationError::Changed`]
+    /// if one has another checksum, [`MigrationError::Failed`] if the database is unavailable.
+    pub async fn pending(&self) -> Result<Vec<PendingMigration>, MigrationError> {
+        pending(self).await
+    }
+
+    /// Applies the pending migrations and returns them. Safe to call from several processes at once.
+    ///
+    /// They are recorded in a table of their own: those of the application in the same database are independent.
+    ///
+    /// # Errors
+    ///
+    /// As [`pending`](Self::pending), and if a migration fails.
+    pub async fn migrate(&self) -> Result<Vec<PendingMigration>, MigrationError> {
+        migrate(self).await
+    }
+
+    /// Waits until the connections are idle and closes them. The store cannot be used afterwards.
+    pub async fn close(&self) {
+        self.feed.close().await;
+        self.relaxed.close().await;
+        self.pool.close().await;
     }
 
     /// Returns the start of a statement that begins now, for [`check_primary`](Self::check_primary).
@@ -176,6 +202,14 @@ fn connect_address(address: Address, transaction_pooling: bool) -> Address {
     })
 }
 
+fn open_error(error: &sqlx::Error, address: &Address) -> OpenError {
+    OpenError::Open {
+        place: address.place(),
+        source: address.describe(error).into(),
+        is_unreachable: is_unreachable(error),
+    }
+}
+
 async fn connect(address: &Address) -> Result<PgConnection, sqlx::Error> {
     timeout(CONNECT_TIMEOUT, address.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
@@ -189,14 +223,14 @@ async fn pools_transactions(connection: &mut PgConnection, address: &Address) ->
 async fn check_listen_address(address: &Address) -> Result<(), OpenError> {
     match connect(address).await {
         Ok(mut connection) => {
-            let failed = |error| OpenError::connect(&error, address);
+            let failed = |error| open_error(&error, address);
             let is_pooled = pools_transactions(&mut connection, address).await.map_err(failed)?;
             connection.close().await.map_err(failed)?;
-            if is_pooled { Err(OpenError::TransactionPooling("database.listen_url")) } else { Ok(()) }
+            if is_pooled { Err(OpenError::ListenPooling) } else { Ok(()) }
         }
         Err(error) => {
-            let error = describe(&error, &address.options());
-            tracing::warn!(error, "cannot connect to database.listen_url");
+            let error = address.describe(&error);
+            tracing::warn!(error, "cannot connect to the address for notifications");
             Ok(())
         }
     }
@@ -214,48 +248,11 @@ async fn statement_mode(
 }
 
 #[async_trait]
-impl Database for PostgresStore {
-    fn is_embedded(&self) -> bool {
-        false
-    }
-
-    fn migrator(&self) -> Migrator {
-        let mut migrator = sqlx::migrate!("migrations/postgres");
-        migrator.dangerous_set_table_name(migrations::TABLE);
-        migrator
-    }
-
-    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        migrations::applied(&self.pool).await
-    }
-
-    async fn migrate(&self) -> Result<(), MigrateError> {
-        migrations::run(self.pool.address(), &self.migrator()).await
-    }
-
-    fn describe(&self, error: &sqlx::Error) -> String {
-        describe(error, &self.pool.address().options())
-    }
-
-    async fn listen_for_revocations(&self, wake: WakeFn) {
+impl PersistentStore for PostgresStore {
+    async fn listen(&self, wake: WakeFn) {
         if let Some(address) = &self.listen_address {
             notify::run_listener(address, &self.changes, wake).await;
         }
-    }
-
-    async fn check_write(&self) -> Result<(), StoreError> {
-        with_write_timeout(async {
-            let mut tx = self.pool.begin().await?;
-            tx.execute(CHECK_WRITE).await?;
-            Ok(tx.commit().await?)
-        })
-        .await
-    }
-
-    async fn close(&self) {
-        self.feed.close().await;
-        self.relaxed.close().await;
-        self.pool.close().await;
     }
 }
 
@@ -296,20 +293,6 @@ fn conflict(error: sqlx::Error, unique: &'static str) -> StoreError {
         None => error.into(),
     }
 }
-
-/// Returns `true` if PostgreSQL can store `text`, which must not contain NUL.
-fn is_valid_text(text: &str) -> bool {
-    !text.contains('\0')
-}
-
-/// Changes no row of the tables of sessions, but waits for their locks as a sign-in does. The setting is random, so
-/// that it takes up its size of 64 KiB also compressed.
-const CHECK_WRITE: &str = "UPDATE myapi.sessions SET end_reason = end_reason WHERE FALSE; \
-    INSERT INTO myapi.audit (at, event) SELECT now(), '' WHERE FALSE; \
-    INSERT INTO myapi.settings (name, value) \
-    SELECT 'write_check', string_agg(md5(random()::text), '') FROM generate_series(1, 2048) \
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value; \
-    DELETE FROM myapi.settings WHERE name = 'write_check'";
 
 /// Idle time after which a connection for refreshes is checked before use.
 ///

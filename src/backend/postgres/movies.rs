@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
+use super::database::is_valid_text;
 use super::pool::Transaction;
-use super::{PostgresStore, is_valid_text, with_write_timeout};
-use crate::backend::sql::rows::MovieRow;
-use crate::backend::sql::{movie_columns, movie_order, push_movie_filter};
+use super::{PostgresStore, with_write_timeout};
+use crate::backend::sql::movies::{MovieRow, movie_columns, movie_order, push_movie_filter};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieStore, StoreError};
 

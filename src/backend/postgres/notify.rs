@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout};
 
 use super::address::Address;
 use super::pool::{Pool, with_timeout};
-use super::remedy::describe;
 use super::server_changes::ServerChanges;
 use crate::services::store::ACQUIRE_TIMEOUT;
 
@@ -29,7 +28,7 @@ pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
     match timeout(NOTIFY_TIMEOUT, query.execute(pool)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            let error = describe(&error, &pool.address().options());
+            let error = pool.address().describe(&error);
             tracing::debug!(error, "revocation notification failed");
         }
         Err(_) => tracing::debug!("revocation notification timed out"),
@@ -53,7 +52,7 @@ pub(super) async fn run_listener(address: &Address, changes: &ServerChanges, wak
         }
         if let Some(error) = failed {
             address.renew_after(&error).await;
-            log_failure(&describe(&error, &address.options()), pause);
+            log_failure(&address.describe(&error), pause);
         }
         // A server that changes all the time must not be connected to all the time.
         tokio::time::sleep(MIN_PAUSE).await;

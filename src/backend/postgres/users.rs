@@ -4,12 +4,12 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
+use super::database::is_valid_text;
 use super::notify::notify_replicas;
 use super::pool::Transaction;
 use super::sessions::terminate_matching;
-use super::{PostgresStore, Statement, audit, conflict, is_valid_text, with_write_timeout};
-use crate::backend::sql::rows::UserRow;
-use crate::backend::sql::user_columns;
+use super::{PostgresStore, Statement, audit, conflict, with_write_timeout};
+use crate::backend::sql::users::{UserRow, user_columns};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};

@@ -2,7 +2,6 @@
 //!
 //! The databases store times and small integers in columns of different types, which are parameters.
 
-use secrecy::SecretString;
 use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -10,11 +9,10 @@ use uuid::Uuid;
 use crate::client_info::ClientInfo;
 use crate::identity::{Claims, Roles, Subject};
 use crate::models::audit::{AuditEntry, AuditEvent};
-use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };
-use crate::models::user::{PasswordOrigin, Role, User, UserId};
+use crate::models::user::UserId;
 use crate::services::store::StoreError;
 
 /// A row of `audit`, with times of the type `T` and key numbers of the type `K`.
@@ -68,34 +66,6 @@ where
                 request_id: None,
             },
         })
-    }
-}
-
-/// A row of `movies`, with the year and running time of the type `I`.
-#[derive(FromRow)]
-pub(in crate::backend) struct MovieRow<I> {
-    id: i64,
-    title: String,
-    year: I,
-    director: String,
-    runtime_minutes: Option<I>,
-    rating: Option<f64>,
-}
-
-impl<I: TryInto<i32>> TryFrom<MovieRow<I>> for Movie {
-    type Error = StoreError;
-
-    fn try_from(row: MovieRow<I>) -> Result<Self, StoreError> {
-        let corrupt = |column| StoreError::Corrupt { table: "movies", column };
-        let runtime_minutes = row.runtime_minutes.map(I::try_into).transpose();
-        let details = MovieDetails {
-            title: row.title,
-            year: row.year.try_into().map_err(|_| corrupt("year"))?,
-            director: row.director,
-            runtime_minutes: runtime_minutes.map_err(|_| corrupt("runtime_minutes"))?,
-            rating: row.rating,
-        };
-        Ok(Self { id: MovieId(row.id), details })
     }
 }
 
@@ -199,38 +169,4 @@ fn session_end(at: impl TryInto<OffsetDateTime>, reason: Option<&str>) -> Result
     // all the same.
     let reason = EndReason::from_word(word).unwrap_or(EndReason::Revoked);
     Ok(SessionEnd { at, reason })
-}
-
-/// A row of `users`, with times of the type `T`.
-#[derive(FromRow)]
-pub(in crate::backend) struct UserRow<T> {
-    id: Uuid,
-    email: String,
-    name: Option<String>,
-    hashed_password: String,
-    role: String,
-    disabled_at: Option<T>,
-    created_at: T,
-    password_origin: Option<String>,
-}
-
-impl<T: TryInto<OffsetDateTime>> TryFrom<UserRow<T>> for User {
-    type Error = StoreError;
-
-    fn try_from(row: UserRow<T>) -> Result<Self, StoreError> {
-        let corrupt = |column| StoreError::Corrupt { table: "users", column };
-        let origin =
-            row.password_origin.as_deref().map_or(Some(PasswordOrigin::Own), PasswordOrigin::from_word);
-        let time = |at: T, column| at.try_into().map_err(|_| corrupt(column));
-        Ok(Self {
-            id: UserId(row.id),
-            email: row.email,
-            name: row.name,
-            hashed_password: SecretString::from(row.hashed_password),
-            password_origin: origin.ok_or(corrupt("password_origin"))?,
-            role: Role::from_word(&row.role).ok_or(corrupt("role"))?,
-            disabled_at: row.disabled_at.map(|at| time(at, "disabled_at")).transpose()?,
-            created_at: time(row.created_at, "created_at")?,
-        })
-    }
 }

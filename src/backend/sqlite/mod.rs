@@ -1,53 +1,87 @@
-//! Stores over one SQLite file, for a single machine. Contains all SQL for SQLite.
+//! A store in one SQLite file, for a single machine. Contains all SQL for SQLite.
 //!
 //! One connection writes, a few others read. All writes go through the queue in `writer`, each with a
 //! `Durability`. The modules mirror those of `backend::postgres`, function by function.
 
 mod audit;
+mod create;
+#[cfg(feature = "server")]
+mod database;
 mod file_identity;
+mod migrations;
+#[cfg(feature = "server")]
 mod movies;
+mod options;
 mod sessions;
 mod settings;
+#[cfg(feature = "server")]
 mod users;
 mod writer;
 
-use std::path::Path;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Executor, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 use time::error::ComponentRange;
 
 use self::file_identity::DatabaseFiles;
+pub use self::options::SqliteOptions;
 use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
-use super::database::Database;
-use crate::services::store::{ACQUIRE_TIMEOUT, SettingStore, StoreError};
+use super::migrations::{MigrationError, PendingMigration, migrate, pending};
+use super::namespace::Tables;
+use super::open_error::OpenError;
+use crate::services::store::{ACQUIRE_TIMEOUT, PersistentStore, StoreError};
 
-/// The stores over one SQLite file.
+/// A store in one SQLite file.
+///
+/// It has connections of its own, since it needs the only one that writes to its tables. The file is switched to
+/// write-ahead logging. Other programs may use the file at the same time.
+///
+/// ```
+/// use sekisho::backend::Namespace;
+/// use sekisho::backend::sqlite::{SqliteOptions, SqliteStore};
+/// use sekisho::services::store::SettingStore;
+///
+/// # async fn doc(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// let options = SqliteOptions::new(directory.join("app.db")).with_namespace(Namespace::new("auth")?);
+/// let store = SqliteStore::open(options).await?;
+/// store.migrate().await?;
+/// assert!(store.list_settings("").await?.is_empty());
+/// store.close().await;
+/// # Ok(()) }
+/// # let directory = tempfile::tempdir().expect("a directory");
+/// # let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+/// # runtime.block_on(doc(directory.path())).expect("the example to succeed");
+/// ```
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     files: DatabaseFiles,
     options: SqliteConnectOptions,
+    tables: Tables,
     writer: WriteQueue,
     readers: SqlitePool,
 }
 
 impl SqliteStore {
-    /// Opens the database file at `path`, which must exist and may be empty.
+    /// Opens the database file, which is created if it is missing.
+    ///
+    /// Applies no migrations: see [`pending`](Self::pending) and [`migrate`](Self::migrate).
     ///
     /// # Errors
     ///
     /// If the file cannot be opened or is not a SQLite database.
-    pub async fn open(path: &Path) -> Result<Self, sqlx::Error> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
+    pub async fn open(options: SqliteOptions) -> Result<Self, OpenError> {
+        let path = options.file()?;
+        create::create(&path).map_err(|error| OpenError::file(&path, error))?;
+        Self::connect(options).await.map_err(|error| OpenError::file(&path, error))
+    }
+
+    async fn connect(SqliteOptions { connect, tables }: SqliteOptions) -> Result<Self, sqlx::Error> {
+        let options = connect
             // Sessions outlive their users, so the schema has no foreign keys.
             .foreign_keys(false)
             .synchronous(SqliteSynchronous::Full)
@@ -55,7 +89,7 @@ impl SqliteStore {
         enter_wal(&options).await?;
         let mut anchor = options.connect().await?;
         anchor.execute("SELECT count(*) FROM sqlite_schema").await?;
-        let files = DatabaseFiles::read(path).map_err(sqlx::Error::Io)?;
+        let files = DatabaseFiles::read(options.get_filename()).map_err(sqlx::Error::Io)?;
         let writer = WriteQueue::start(files.clone(), options.clone(), options.connect().await?, anchor);
         let opened = files.clone();
         let readers = SqlitePoolOptions::new()
@@ -70,7 +104,35 @@ impl SqliteStore {
                 Box::pin(std::future::ready(checked))
             })
             .connect_lazy_with(options.clone().read_only(true));
-        Ok(Self { files, options, writer, readers })
+        Ok(Self { files, options, tables, writer, readers })
+    }
+
+    /// Returns the migrations not yet applied. Read-only.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrationError::Newer`] if an applied migration is unknown to this version, [`MigrationError::Changed`]
+    /// if one has another checksum, [`MigrationError::Failed`] if the database is unavailable.
+    pub async fn pending(&self) -> Result<Vec<PendingMigration>, MigrationError> {
+        pending(self).await
+    }
+
+    /// Applies the pending migrations and returns them. Safe to call from several processes at once.
+    ///
+    /// They are recorded in a table of their own: those of the application in the same file are independent.
+    ///
+    /// # Errors
+    ///
+    /// As [`pending`](Self::pending), and if a migration fails.
+    pub async fn migrate(&self) -> Result<Vec<PendingMigration>, MigrationError> {
+        migrate(self).await
+    }
+
+    /// Finishes the queued writes, checkpoints the write-ahead log and closes all connections. The store cannot be
+    /// used afterwards.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 
     /// Runs `work` in a transaction, which an `Err` rolls back.
@@ -91,69 +153,10 @@ impl SqliteStore {
     }
 }
 
-#[async_trait]
-impl Database for SqliteStore {
-    fn is_embedded(&self) -> bool {
-        true
-    }
-
-    fn migrator(&self) -> Migrator {
-        sqlx::migrate!("migrations/sqlite")
-    }
-
-    async fn applied(&self) -> Result<Vec<AppliedMigration>, MigrateError> {
-        let table = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
-        let mut reader = self.readers.acquire().await?;
-        if sqlx::query_scalar::<_, i64>(table).fetch_one(&mut *reader).await? == 0 {
-            return Ok(Vec::new());
-        }
-        reader.list_applied_migrations(&self.migrator().table_name).await
-    }
-
-    /// Applies all pending migrations in one transaction.
-    async fn migrate(&self) -> Result<(), MigrateError> {
-        let mut connection = self.options.clone().busy_timeout(SETUP_TIMEOUT).connect().await?;
-        // sqlx takes no migration lock on SQLite. The immediate transaction serializes processes that
-        // migrate at the same time; the second one then finds nothing to do.
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-        apply(&mut tx, &self.migrator()).await?;
-        tx.commit().await?;
-        Ok(connection.close().await?)
-    }
-
-    fn check_identity(&self) -> Result<(), StoreError> {
-        self.files.check().map_err(StoreError::unavailable)
-    }
-
-    async fn check_write(&self) -> Result<(), StoreError> {
-        // Two transactions: pages that are allocated and freed within one are not written.
-        self.set_setting(WRITE_CHECK, &"-".repeat(WRITE_CHECK_BYTES)).await?;
-        self.delete_setting(WRITE_CHECK).await.map(drop)
-    }
-
-    /// Finishes the queued writes, checkpoints the write-ahead log and closes all connections.
-    async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
-}
+impl PersistentStore for SqliteStore {}
 
 /// A statement with its parameters.
 type Statement = Query<'static, Sqlite, SqliteArguments>;
-
-async fn apply(tx: &mut SqliteConnection, migrator: &Migrator) -> Result<(), MigrateError> {
-    tx.ensure_migrations_table(&migrator.table_name).await?;
-    let applied = tx.list_applied_migrations(&migrator.table_name).await?;
-    if let Some(unknown) = applied.iter().find(|known| !migrator.version_exists(known.version)) {
-        return Err(MigrateError::VersionMissing(unknown.version));
-    }
-    for migration in migrator.iter() {
-        if !applied.iter().any(|applied| applied.version == migration.version) {
-            tx.apply(&migrator.table_name, migration).await?;
-        }
-    }
-    Ok(())
-}
 
 /// Switches the file to write-ahead logging, which is persistent.
 async fn enter_wal(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
@@ -207,12 +210,6 @@ impl TryFrom<Micros> for OffsetDateTime {
         Self::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
     }
 }
-
-/// Name of the setting that [`Database::check_write`] writes and deletes.
-const WRITE_CHECK: &str = "write_check";
-
-/// Size of that setting: more than the pages that a sign-in changes.
-const WRITE_CHECK_BYTES: usize = 64 * 1024;
 
 /// Number of read connections, in addition to the one that writes.
 const READ_CONNECTIONS: u32 = 4;

@@ -5,8 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::{Durability, SqliteStore};
-use crate::backend::sql::rows::MovieRow;
-use crate::backend::sql::{movie_columns, movie_order, push_movie_filter};
+use crate::backend::sql::movies::{MovieRow, movie_columns, movie_order, push_movie_filter};
 use crate::models::movie::{Movie, MovieDetails, MovieId};
 use crate::services::store::{MovieQuery, MovieStore, StoreError};
 

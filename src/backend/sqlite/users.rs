@@ -6,8 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::sessions::terminate_matching;
 use super::{Durability, Micros, SqliteStore, Statement, audit, conflict, micros};
-use crate::backend::sql::rows::UserRow;
-use crate::backend::sql::user_columns;
+use crate::backend::sql::users::{UserRow, user_columns};
 use crate::models::session::SessionId;
 use crate::models::user::{Role, User, UserId};
 use crate::services::store::{PasswordChange, SessionFilter, SessionTermination, StoreError, UserStore};
