@@ -15,11 +15,11 @@ use crate::key_store;
 use crate::server::Certificate;
 use crate::services::key_registry::{self, KeyRegistryError};
 use crate::services::keys::{KeyRing, SharedKeys};
+use crate::services::open::spawn_session_tasks;
 use crate::services::purge::{Purge, RetentionPolicy};
 use crate::services::readiness::Problem;
 use crate::services::session_time::{SessionTime, TimeStores};
 use crate::services::store::StoreError;
-use crate::services::token::Tokens;
 use crate::telemetry;
 
 /// Error of [`check_replica`] and [`RunningApp::start`].
@@ -133,15 +133,13 @@ impl RunningApp {
     /// Spawns the tasks that keep sessions correct: clock monitor, purge, revocation poller and listener.
     fn spawn_session_tasks(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
         let stores = self.stores.clone();
-        let revocations = self.app.tokens.revocations().clone();
         let session = &config.session;
         let retention =
             RetentionPolicy { ended: session.keep_ended, audit: config.audit.keep, grace: session.grace };
-        self.tasks.spawn(monitor_session_time(self.app.tokens.clone()));
         self.tasks.spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), max_clock_offset(config)));
-        self.tasks.spawn(Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), retention).run());
-        self.tasks.spawn(revocations.clone().run_poller());
-        self.tasks.spawn(async move { stores.listen_for_revocations(move || revocations.poll_now()).await });
+        let purge = Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), retention);
+        let listen = |wake| async move { stores.listen_for_revocations(wake).await };
+        spawn_session_tasks(&mut self.tasks, &self.app.tokens, purge, listen);
     }
 
     /// Stops the background tasks and writes the deferred writes. The stores stay open.
@@ -231,19 +229,6 @@ async fn monitor_keys(stores: Stores, keys: Arc<SharedKeys>) {
     }
 }
 
-/// Logs a line a minute while session time is uncertain.
-async fn monitor_session_time(tokens: Tokens) {
-    loop {
-        let interval = if tokens.is_time_uncertain() {
-            tracing::warn!("session time is uncertain: sessions are replayed instead of rotated");
-            UNCERTAIN_LOG_INTERVAL
-        } else {
-            TIME_CHECK_INTERVAL
-        };
-        tokio::time::sleep(interval).await;
-    }
-}
-
 async fn monitor_clock_skew(stores: Stores, clock: Arc<dyn Clock>, max_offset: Duration) {
     loop {
         tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
@@ -287,9 +272,3 @@ const WRITE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Time between two checks of session time.
-const TIME_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Time between two log lines while session time is uncertain.
-const UNCERTAIN_LOG_INTERVAL: Duration = Duration::from_secs(60);

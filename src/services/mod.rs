@@ -20,6 +20,7 @@
 //! | [`key_registry`] | fingerprints of the keys, in the database |
 //! | [`session_time`] | the time of sessions, which never steps |
 //! | [`store`] | the contract of a database |
+//! | [`open`] | tokens over a store that outlives the process |
 //! | [`readiness`] | reasons for which a replica is not ready |
 //! | [`memory`] | an in-memory store |
 
@@ -35,6 +36,7 @@ pub mod keys;
 pub mod memory;
 #[cfg(feature = "server")]
 pub mod movies;
+pub mod open;
 #[cfg(feature = "server")]
 pub mod password;
 pub mod purge;

@@ -56,7 +56,7 @@ const TABLE: &[Rule] = &[
     rule("schemas", &["models"], &["sqlx"]),
     rule("pages", &[], &["axum", "sqlx"]),
     rule("routers", &["clock", "layer", "models", "pages", "schemas", "services", "sessions"], &["sqlx"]),
-    rule("backend", &["clock", "database_url", "models", "services"], &["axum"]),
+    rule("backend", &["clock", "database_url", "models", "secret", "services"], &["axum"]),
     rule("backend::sqlite", STORE, &["axum"]),
     rule("backend::postgres", STORE, &["axum"]),
     rule(
@@ -132,8 +132,17 @@ const SERVICES: &[&str] = &[
     "test_seed",
 ];
 
-const STORE: &[&str] =
-    &["backend::database", "backend::sql", "clock", "database_url", "models", "secret", "services::store"];
+/// Modules that stores may name. They must not need the gateway.
+const STORE: &[&str] = &[
+    "backend::database",
+    "backend::migrations",
+    "backend::namespace",
+    "backend::open_error",
+    "backend::sql",
+    "clock",
+    "models",
+    "services::store",
+];
 
 const ALL: &[&str] = &[""];
 
