@@ -14,7 +14,7 @@ use super::remedy::{self, Wording};
 /// An address with a user and a password. If the server refuses them, they are read anew from their source. Clones
 /// share them.
 #[derive(Clone)]
-pub(in crate::backend) struct Address {
+pub(crate) struct Address {
     shared: Arc<Shared>,
 }
 
@@ -60,11 +60,11 @@ pub trait CredentialSource: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Credentials {
     /// The name of the user.
-    pub(in crate::backend) username: String,
+    pub(crate) username: String,
     /// The password. `None` keeps the present one.
-    pub(in crate::backend) password: Option<SecretString>,
+    pub(crate) password: Option<SecretString>,
     /// A value that changes with them. Those of a version that was refused are not tried again.
-    pub(in crate::backend) version: SecretString,
+    pub(crate) version: SecretString,
 }
 
 impl Credentials {
@@ -87,14 +87,14 @@ impl fmt::Debug for Credentials {
 
 impl Address {
     /// Creates an address. `wording` is that of errors.
-    pub(in crate::backend) fn new(options: PgConnectOptions, wording: Wording) -> Self {
+    pub(crate) fn new(options: PgConnectOptions, wording: Wording) -> Self {
         let current = Mutex::new(CurrentCredentials { options, version: None });
         Self { shared: Arc::new(Shared { source: None, wording, current }) }
     }
 
     /// Returns this address with a source of its user and password. `version` is that of the present ones, if they
     /// are from the source.
-    pub(in crate::backend) fn with_source(
+    pub(crate) fn with_source(
         self,
         source: Arc<dyn CredentialSource>,
         version: Option<SecretString>,

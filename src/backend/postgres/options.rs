@@ -82,7 +82,7 @@ impl PostgresOptions {
 
     /// Creates options for the database of the gateway.
     #[cfg(feature = "server")]
-    pub(in crate::backend) fn gateway(database: Address, listen: Option<Address>) -> Self {
+    pub(crate) fn gateway(database: Address, listen: Option<Address>) -> Self {
         Self { listen, tables: Tables::Gateway, ..Self::at(database) }
     }
 

@@ -9,7 +9,7 @@ use crate::backend::namespace::Namespace;
 
 /// The words of messages for those who can act on them: operators of the gateway, or programmers.
 #[derive(Clone, Debug)]
-pub(in crate::backend) struct Wording {
+pub(crate) struct Wording {
     /// The URL of the database.
     url: &'static str,
     /// The maximum number of connections.
@@ -29,7 +29,7 @@ pub(in crate::backend) struct Wording {
 impl Wording {
     /// Returns the words for operators of the gateway.
     #[cfg(feature = "server")]
-    pub(in crate::backend) fn gateway() -> Self {
+    pub(crate) fn gateway() -> Self {
         Self {
             url: "database.url",
             max_connections: "database.max_connections",

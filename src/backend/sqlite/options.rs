@@ -45,7 +45,7 @@ impl SqliteOptions {
 
     /// Creates options for the database of the gateway.
     #[cfg(feature = "server")]
-    pub(in crate::backend) fn gateway(path: &Path) -> Self {
+    pub(crate) fn gateway(path: &Path) -> Self {
         Self { tables: Tables::Gateway, ..Self::new(path) }
     }
 
