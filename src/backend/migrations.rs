@@ -3,9 +3,10 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use sqlx::SqlSafeStr;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migration, MigrationType, Migrator};
 
-use super::sql::render;
+use super::sql::Sql;
 
 /// A migration not yet applied to the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,13 @@ pub(super) fn library_migrator(
     table: String,
 ) -> Migrator {
     let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
-        Migration::new(version, name.into(), MigrationType::Simple, render(sql, prefix), false)
+        Migration::new(
+            version,
+            name.into(),
+            MigrationType::Simple,
+            (&Sql::new(sql, prefix)).into_sql_str(),
+            false,
+        )
     };
     let mut migrator = Migrator::with_migrations(migrations.iter().map(migration).collect());
     migrator.dangerous_set_table_name(table);

@@ -93,6 +93,21 @@ pub(super) enum Tables {
 }
 
 impl Tables {
+    /// Returns `true` if there are users, whose password is checked by a sign-in.
+    pub(super) fn has_users(&self) -> bool {
+        !matches!(self, Self::Library(_))
+    }
+
+    /// Returns the channel of notifications in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub(super) fn channel(&self) -> String {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Gateway => "sekisho_session_ended".to_owned(),
+            Self::Library(namespace) => format!("{namespace}_session_ended"),
+        }
+    }
+
     /// Returns the schema of the tables in PostgreSQL.
     #[cfg(feature = "postgres")]
     pub(super) fn schema(&self) -> &str {

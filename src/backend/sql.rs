@@ -34,12 +34,47 @@ macro_rules! session_columns {
 
 pub(super) use {audit_columns, session_columns};
 
-/// Returns a statement with its placeholder `{namespace}` replaced by `prefix`, which precedes the names of tables.
-pub(super) fn render(sql: &'static str, prefix: &str) -> SqlStr {
-    // The text is a constant, and a prefix consists of letters, digits and underscores.
-    let text: Arc<str> = sql.replace("{namespace}", prefix).into();
-    AssertSqlSafe(text).into_sql_str()
+/// A statement with the names of the tables of one store. It is rendered when the store is opened.
+#[derive(Clone, Debug)]
+pub(super) struct Sql(Arc<str>);
+
+impl Sql {
+    /// Replaces the placeholder `{namespace}` by `prefix`, which precedes the names of tables.
+    pub(super) fn new(template: &'static str, prefix: &str) -> Self {
+        Self(template.replace("{namespace}", prefix).into())
+    }
+
+    /// Returns the text.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
+
+impl SqlSafeStr for &Sql {
+    fn into_sql_str(self) -> SqlStr {
+        // A template is a constant, and a prefix consists of letters, digits and underscores.
+        AssertSqlSafe(Arc::clone(&self.0)).into_sql_str()
+    }
+}
+
+/// Defines a struct of statements from their templates.
+macro_rules! statements {
+    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $template:expr,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub(super) struct $name {
+            $($field: $crate::backend::sql::Sql,)*
+        }
+
+        impl $name {
+            /// Renders the statements for tables whose names `prefix` precedes.
+            pub(super) fn new(prefix: &str) -> Self {
+                Self { $($field: $crate::backend::sql::Sql::new($template, prefix),)* }
+            }
+        }
+    };
+}
+pub(super) use statements;
 
 /// Adds the conditions of a filter to a query of sessions.
 pub(super) fn push_filter<DB: Database>(query: &mut QueryBuilder<DB>, filter: &SessionFilter)

@@ -26,6 +26,8 @@ mod gateway;
 mod hostile_next;
 mod http_conformance;
 mod late_responses;
+
+mod library_stores;
 mod lifecycle;
 mod login;
 mod logout;

@@ -2,7 +2,7 @@
 CREATE TABLE {namespace}sessions (
     id                  UUID        NOT NULL CONSTRAINT sessions_pkey PRIMARY KEY,
     -- The application's own id of the user.
-    user_id             TEXT        NOT NULL,
+    user_id             TEXT        NOT NULL COLLATE "C",
     -- 'browser' or 'client'.
     kind                TEXT        NOT NULL,
     -- The user's address and roles, so that a refresh touches no other row.
@@ -47,7 +47,7 @@ CREATE TABLE {namespace}audit (
     id                UUID        NOT NULL DEFAULT gen_random_uuid() CONSTRAINT audit_pkey PRIMARY KEY,
     at                TIMESTAMPTZ NOT NULL,
     event             TEXT        NOT NULL,
-    user_id           TEXT,
+    user_id           TEXT        COLLATE "C",
     session_id        UUID,
     -- The generation of the token that was presented, and that of the session.
     presented         BIGINT,

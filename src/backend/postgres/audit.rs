@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::PostgresStore;
 use super::pool::Transaction;
-use crate::backend::sql::audit_columns;
 use crate::backend::sql::rows::AuditRow;
+use crate::backend::sql::{audit_columns, statements};
 use crate::models::audit::AuditEntry;
 use crate::models::session::SessionId;
 use crate::services::store::{AuditStore, StoreError};
@@ -17,7 +17,7 @@ use crate::services::store::{AuditStore, StoreError};
 impl AuditStore for PostgresStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
         for chunk in entries.chunks(MAX_ENTRIES) {
-            let mut query = QueryBuilder::<Postgres>::new(INSERT);
+            let mut query = QueryBuilder::<Postgres>::new(self.sql.audit.insert.as_str());
             query.push_values(chunk, |mut row, entry| push_entry(&mut row, entry));
             self.execute(query.build()).await?;
         }
@@ -25,19 +25,23 @@ impl AuditStore for PostgresStore {
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let query = sqlx::query_as(LIST_BY_SESSION).bind(session.0).bind(i64::from(limit));
+        let query = sqlx::query_as(&self.sql.audit.list_by_session).bind(session.0).bind(i64::from(limit));
         let rows: Vec<AuditRow<OffsetDateTime, i16>> = query.fetch_all(&self.pool).await?;
         rows.into_iter().map(AuditEntry::try_from).collect()
     }
 
     async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
-        self.execute(sqlx::query(PURGE).bind(before).bind(i64::from(limit))).await
+        self.execute(sqlx::query(&self.sql.audit.purge).bind(before).bind(i64::from(limit))).await
     }
 }
 
 /// Adds an entry in the transaction of the change that it records.
-pub(super) async fn insert(tx: &mut Transaction, entry: &AuditEntry) -> Result<(), StoreError> {
-    let mut query = QueryBuilder::<Postgres>::new(INSERT);
+pub(super) async fn insert(
+    tx: &mut Transaction,
+    sql: &AuditSql,
+    entry: &AuditEntry,
+) -> Result<(), StoreError> {
+    let mut query = QueryBuilder::<Postgres>::new(sql.insert.as_str());
     query.push_values([entry], |mut row, entry| push_entry(&mut row, entry));
     query.build().execute(tx).await?;
     Ok(())
@@ -58,16 +62,25 @@ fn push_entry(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntr
         .push_bind(entry.holder.user_agent.clone());
 }
 
+statements! {
+    /// The statements about audit entries.
+    struct AuditSql {
+        insert: INSERT,
+        list_by_session: LIST_BY_SESSION,
+        purge: PURGE,
+    }
+}
+
 /// Maximum number of entries that one statement adds. A statement has at most 65,535 parameters.
 const MAX_ENTRIES: usize = 500;
 
-const INSERT: &str = concat!("INSERT INTO myapi.audit (", audit_columns!(), ") ");
+const INSERT: &str = concat!("INSERT INTO {namespace}audit (", audit_columns!(), ") ");
 
 const LIST_BY_SESSION: &str = concat!(
     "SELECT ",
     audit_columns!(),
-    " FROM myapi.audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2"
+    " FROM {namespace}audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2"
 );
 
-const PURGE: &str = "DELETE FROM myapi.audit WHERE id IN (SELECT id FROM myapi.audit \
+const PURGE: &str = "DELETE FROM {namespace}audit WHERE id IN (SELECT id FROM {namespace}audit \
     WHERE at < $1 ORDER BY at LIMIT $2)";

@@ -29,12 +29,14 @@ use super::address::Address;
 use super::pool::{StatementMode, begin, commit, read_only_error, with_timeout};
 use super::server_changes::ServerChanges;
 use super::statement::PreparedQuery;
+use crate::backend::sql::statements;
 use crate::services::store::{ACQUIRE_TIMEOUT, EndedSince};
 
 /// The sessions that ended, as the primary knows them.
 #[derive(Debug)]
 pub(super) struct Feed {
     address: Address,
+    sql: FeedSql,
     mode: StatementMode,
     changes: ServerChanges,
     state: Mutex<FeedState>,
@@ -111,9 +113,9 @@ impl From<FeedError> for sqlx::Error {
 
 impl Feed {
     /// Creates a feed, which connects on its first use.
-    pub(super) fn new(address: Address, mode: StatementMode, changes: ServerChanges) -> Self {
+    pub(super) fn new(address: Address, sql: FeedSql, mode: StatementMode, changes: ServerChanges) -> Self {
         let state = FeedState { connection: None, primary: None, is_read_only: false, has_identity: true };
-        Self { address, mode, changes, state: Mutex::new(state) }
+        Self { address, sql, mode, changes, state: Mutex::new(state) }
     }
 
     /// Returns the sessions that ended `since`, and the age of the connection at the call: the host name may have moved
@@ -207,7 +209,7 @@ impl Feed {
         since: EndedSince,
         has_identity: bool,
     ) -> Result<Vec<FeedRow>, sqlx::Error> {
-        let sql = if has_identity { LIST_ENDED_SINCE } else { LIST_ENDED_SINCE_WITHOUT_IDENTITY };
+        let sql = if has_identity { &self.sql.list } else { &self.sql.list_without_identity };
         let query = PreparedQuery::new(sqlx::query(sql).bind(since.time).bind(since.session_time), false)?;
         if self.mode.wraps_statements {
             begin(connection).await?;
@@ -274,6 +276,14 @@ fn is_unsupported(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("42883" | "42501" | "0A000"))
 }
 
+statements! {
+    /// The statements of the feed.
+    struct FeedSql {
+        list: LIST_ENDED_SINCE,
+        list_without_identity: LIST_ENDED_SINCE_WITHOUT_IDENTITY,
+    }
+}
+
 /// The statement of the feed, with expressions for the system identifier and the timeline.
 macro_rules! list_ended_since {
     ($system:literal, $timeline:literal) => {
@@ -285,7 +295,7 @@ macro_rules! list_ended_since {
             $system,
             " AS system, ",
             $timeline,
-            " AS timeline) AS store LEFT JOIN myapi.sessions AS session ON session.end_recorded_at >= $1 \
+            " AS timeline) AS store LEFT JOIN {namespace}sessions AS session ON session.end_recorded_at >= $1 \
              OR session.ended_at >= $2 AND session.end_recorded_at IS NOT NULL"
         )
     };

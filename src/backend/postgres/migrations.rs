@@ -9,12 +9,12 @@ use std::time::Instant;
 use async_trait::async_trait;
 use sqlx::migrate::{AppliedMigration, MigrateError, Migration, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Executor, SqlStr};
+use sqlx::{Connection, Executor, SqlSafeStr};
 
 use super::PostgresStore;
 use crate::backend::migrations::{Migrate, library_migrator};
 use crate::backend::namespace::Tables;
-use crate::backend::sql::render;
+use crate::backend::sql::Sql;
 
 #[async_trait]
 impl Migrate for PostgresStore {
@@ -38,7 +38,7 @@ impl Migrate for PostgresStore {
         if !has_table {
             return Ok(Vec::new());
         }
-        let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(history.sql(LIST)).fetch_all(&self.pool).await?;
+        let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(&history.sql(LIST)).fetch_all(&self.pool).await?;
         let migration =
             |(version, checksum): (i64, Vec<u8>)| AppliedMigration { version, checksum: checksum.into() };
         Ok(rows.into_iter().map(migration).collect())
@@ -53,7 +53,7 @@ impl Migrate for PostgresStore {
         // If a migration fails, the connection is dropped, which rolls all of them back.
         connection.execute(BEGIN).await?;
         self.create_table(&mut connection, &history).await?;
-        let query = sqlx::query_as(history.sql(LIST)).persistent(false);
+        let query = sqlx::query_as(&history.sql(LIST)).persistent(false);
         let rows: Vec<(i64, Vec<u8>)> = query.fetch_all(&mut connection).await?;
         let mut applied: HashMap<_, _> = rows.into_iter().collect();
         for migration in migrator.iter() {
@@ -86,9 +86,9 @@ impl PostgresStore {
         let schema = self.tables.schema();
         let has_schema = sqlx::query_scalar(HAS_SCHEMA).bind(schema).persistent(false);
         if !has_schema.fetch_one(&mut *connection).await? {
-            connection.execute(render(CREATE_SCHEMA, schema)).await?;
+            connection.execute((&Sql::new(CREATE_SCHEMA, schema)).into_sql_str()).await?;
         }
-        connection.execute(history.sql(CREATE_TABLE)).await?;
+        connection.execute((&history.sql(CREATE_TABLE)).into_sql_str()).await?;
         Ok(())
     }
 }
@@ -106,15 +106,15 @@ impl History {
     }
 
     /// Returns a statement about the table.
-    fn sql(&self, sql: &'static str) -> SqlStr {
-        render(sql, &self.0)
+    fn sql(&self, template: &'static str) -> Sql {
+        Sql::new(template, &self.0)
     }
 
     async fn apply(&self, connection: &mut PgConnection, migration: &Migration) -> Result<(), MigrateError> {
         let started = Instant::now();
         let applied = connection.execute(migration.sql.clone()).await;
         applied.map_err(|error| MigrateError::ExecuteMigration(error, migration.version))?;
-        let record = sqlx::query(self.sql(RECORD))
+        let record = sqlx::query(&self.sql(RECORD))
             .bind(migration.version)
             .bind(&*migration.description)
             .bind(&*migration.checksum)

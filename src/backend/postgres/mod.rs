@@ -1,6 +1,6 @@
-//! Stores over one PostgreSQL database, shared by any number of replicas. Contains all SQL for PostgreSQL.
+//! A store in one PostgreSQL database, shared by any number of replicas. Contains all SQL for PostgreSQL.
 //!
-//! All tables are in the schema `myapi` and are qualified with it, independent of `search_path`. A
+//! All tables are in one schema and are qualified with it, independent of `search_path`. A
 //! refresh is one statement on one row: no join, sequence, session-level lock or NOTIFY. The modules
 //! mirror those of `backend::sqlite`, function by function.
 //!
@@ -56,12 +56,15 @@ use tokio::time::{Instant, timeout};
 
 pub(super) use self::address::Address;
 pub use self::address::{CredentialSource, Credentials};
-use self::feed::Feed;
+use self::audit::AuditSql;
+use self::feed::{Feed, FeedSql};
 pub use self::options::PostgresOptions;
 use self::pool::{Pool, StatementMode};
 pub(super) use self::remedy::Wording;
 use self::remedy::is_unreachable;
 use self::server_changes::ServerChanges;
+use self::sessions::SessionSql;
+use self::settings::SettingSql;
 use super::migrations::{MigrationError, PendingMigration, migrate, pending};
 use super::namespace::Tables;
 use super::open_error::OpenError;
@@ -92,6 +95,17 @@ pub struct PostgresStore {
     listen_address: Option<Address>,
     changes: ServerChanges,
     tables: Tables,
+    sql: Arc<StoreSql>,
+    /// The channel of notifications.
+    channel: Arc<str>,
+}
+
+/// The statements with the names of the tables.
+#[derive(Debug)]
+struct StoreSql {
+    sessions: SessionSql,
+    audit: AuditSql,
+    settings: SettingSql,
 }
 
 impl PostgresStore {
@@ -125,15 +139,23 @@ impl PostgresStore {
         let relaxed = (max_connections / 2).max(1);
         let durable = max_connections.saturating_sub(relaxed).max(1);
         let changes = ServerChanges::default();
+        let prefix = options.tables.postgres_prefix();
+        let sql = StoreSql {
+            sessions: SessionSql::new(&prefix),
+            audit: AuditSql::new(&prefix),
+            settings: SettingSql::new(&prefix),
+        };
         let pool = |connections, idle_trust| {
             Pool::new(database.clone(), mode, connections, idle_trust, changes.clone())
         };
         Ok(Self {
             pool: pool(durable, Duration::ZERO),
             relaxed: pool(relaxed, IDLE_TRUST),
-            feed: Arc::new(Feed::new(database.clone(), mode, changes.clone())),
+            feed: Arc::new(Feed::new(database.clone(), FeedSql::new(&prefix), mode, changes.clone())),
             listen_address: listen.or_else(|| (!transaction_pooling).then(|| database.clone())),
             changes: changes.clone(),
+            sql: Arc::new(sql),
+            channel: options.tables.channel().into(),
             tables: options.tables,
         })
     }
@@ -251,7 +273,7 @@ async fn statement_mode(
 impl PersistentStore for PostgresStore {
     async fn listen(&self, wake: WakeFn) {
         if let Some(address) = &self.listen_address {
-            notify::run_listener(address, &self.changes, wake).await;
+            notify::run_listener(address, &self.channel, &self.changes, wake).await;
         }
     }
 }

@@ -20,11 +20,11 @@ use crate::services::store::ACQUIRE_TIMEOUT;
 ///
 /// NOTIFY runs outside that transaction. Within it, NOTIFY holds a global lock until the commit, and the
 /// commit fails if the notification queue is full.
-pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
+pub(super) async fn notify_replicas(pool: &Pool, channel: &str, has_terminated: bool) {
     if !has_terminated {
         return;
     }
-    let query = sqlx::query(NOTIFY);
+    let query = sqlx::query(NOTIFY).bind(channel);
     match timeout(NOTIFY_TIMEOUT, query.execute(pool)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
@@ -35,16 +35,21 @@ pub(super) async fn notify_replicas(pool: &Pool, has_terminated: bool) {
     }
 }
 
-/// Calls `wake` on every notification, and whenever notifications may have been missed. Never returns.
+/// Calls `wake` on every notification of `channel`, and whenever notifications may have been missed. Never returns.
 ///
 /// Connects anew after one of `changes`: a former primary sends no notifications.
-pub(super) async fn run_listener(address: &Address, changes: &ServerChanges, wake: impl Fn() + Send + Sync) {
+pub(super) async fn run_listener(
+    address: &Address,
+    channel: &str,
+    changes: &ServerChanges,
+    wake: impl Fn() + Send + Sync,
+) {
     let mut pause = MIN_PAUSE;
     loop {
         let started = Instant::now();
         let count = changes.count();
         let failed = tokio::select! {
-            Err(error) = listen(address, &wake) => Some(error),
+            Err(error) = listen(address, channel, &wake) => Some(error),
             () = changes.more_than(count) => None,
         };
         if failed.is_none() || started.elapsed() > MAX_PAUSE {
@@ -62,8 +67,8 @@ pub(super) async fn run_listener(address: &Address, changes: &ServerChanges, wak
 }
 
 /// Calls `wake` on every notification until the connection fails.
-async fn listen(address: &Address, wake: impl Fn()) -> Result<Infallible, sqlx::Error> {
-    let mut listener = connect(address).await?;
+async fn listen(address: &Address, channel: &str, wake: impl Fn()) -> Result<Infallible, sqlx::Error> {
+    let mut listener = connect(address, channel).await?;
     wake();
     loop {
         let Ok(received) = timeout(KEEPALIVE_INTERVAL, listener.try_recv()).await else {
@@ -81,7 +86,7 @@ async fn listen(address: &Address, wake: impl Fn()) -> Result<Infallible, sqlx::
     }
 }
 
-async fn connect(address: &Address) -> Result<PgListener, sqlx::Error> {
+async fn connect(address: &Address, channel: &str) -> Result<PgListener, sqlx::Error> {
     // A pool of one connection, with which the listener reconnects.
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -90,7 +95,7 @@ async fn connect(address: &Address) -> Result<PgListener, sqlx::Error> {
         .max_lifetime(None)
         .connect_lazy_with(address.options());
     let mut listener = PgListener::connect_with(&pool).await?;
-    with_timeout(ACQUIRE_TIMEOUT, listener.listen(CHANNEL)).await?;
+    with_timeout(ACQUIRE_TIMEOUT, listener.listen(channel)).await?;
     tracing::debug!("listening for revocation notifications");
     Ok(listener)
 }
@@ -105,9 +110,7 @@ fn log_failure(error: &str, pause: Duration) {
     }
 }
 
-const CHANNEL: &str = "sekisho_session_ended";
-
-const NOTIFY: &str = "SELECT pg_notify('sekisho_session_ended', '')";
+const NOTIFY: &str = "SELECT pg_notify($1, '')";
 
 /// Timeout of NOTIFY. It delays the response to the request that has terminated sessions.
 const NOTIFY_TIMEOUT: Duration = Duration::from_millis(100);

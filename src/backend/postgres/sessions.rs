@@ -13,7 +13,7 @@ use super::pool::Transaction;
 use super::{PostgresStore, audit, conflict, with_write_timeout};
 use crate::backend::sql::rows::{SessionRow, corrupt_session, ended_session};
 use crate::backend::sql::{
-    MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
+    MAX_TERMINATIONS, Sql, count_to_i64, push_filter, session_columns, statements, terminate_in_batches,
 };
 use crate::identity::{Claims, Subject};
 use crate::models::audit::AuditEntry;
@@ -27,35 +27,42 @@ use crate::services::store::{
 #[async_trait]
 impl SessionStore for PostgresStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
+        if new.hashed_password.is_some() && !self.tables.has_users() {
+            return Ok(InsertOutcome::Refused);
+        }
         with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
-            if !insert(&mut tx, new).await? {
+            if !self.tables.has_users() {
+                lock_subject(&mut tx, &new.session.subject).await?;
+            }
+            if !insert(&mut tx, &self.sql.sessions, new).await? {
                 return Ok(InsertOutcome::Refused);
             }
-            audit::insert(&mut tx, &AuditEntry::login(new.session)).await?;
-            let ended = evict_sessions(&mut tx, new).await?;
+            audit::insert(&mut tx, &self.sql.audit, &AuditEntry::login(new.session)).await?;
+            let ended = evict_sessions(&mut tx, &self.sql.sessions, new).await?;
             tx.commit().await?;
-            notify_replicas(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, &self.channel, !ended.is_empty()).await;
             Ok(InsertOutcome::Inserted { terminated: ended })
         })
         .await
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance_query(ROTATE, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(&self.sql.sessions.rotate, rotation) else { return Ok(None) };
         let row = query.bind(rotation.max_rotated_at).fetch_optional(&self.relaxed).await?;
         row.map(Session::try_from).transpose()
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance_query(CATCH_UP, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(&self.sql.sessions.catch_up, rotation) else { return Ok(None) };
         let row = query.fetch_optional(&self.relaxed).await?;
         row.map(Session::try_from).transpose()
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
         let start = self.statement_start();
-        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.pool).await?;
+        let row: Option<Row> =
+            sqlx::query_as(&self.sql.sessions.find).bind(id.0).fetch_optional(&self.pool).await?;
         if row.is_none() {
             self.check_primary(start).await?;
         }
@@ -66,10 +73,10 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = tokens.iter().map(|token| token.session.0).collect();
         let generations: Vec<i64> = tokens.iter().map(|token| token.generation.into()).collect();
         let tokens: Vec<Uuid> = tokens.iter().map(|token| token.token.0).collect();
-        let query = sqlx::query(CONFIRM).bind(&sessions).bind(&generations).bind(&tokens);
+        let query = sqlx::query(&self.sql.sessions.confirm).bind(&sessions).bind(&generations).bind(&tokens);
         query.execute(&self.relaxed).await?;
         // Every generation is confirmed at this point, by this token or by another one.
-        let query = sqlx::query_as::<_, Row>(CONFIRMED_BY_OTHER);
+        let query = sqlx::query_as::<_, Row>(&self.sql.sessions.confirmed_by_other);
         let query = query.bind(&sessions).bind(&generations).bind(&tokens);
         let rows = query.fetch_all(&self.pool).await?;
         rows.into_iter().map(Session::try_from).collect()
@@ -79,7 +86,11 @@ impl SessionStore for PostgresStore {
         let sessions: Vec<Uuid> = uses.iter().map(|used| used.session.0).collect();
         let replays: Vec<i64> = uses.iter().map(|used| count_to_i64(used.replays)).collect();
         let expiries: Vec<OffsetDateTime> = uses.iter().map(|used| used.idle_expires_at).collect();
-        let query = sqlx::query(RECORD_USES).bind(&sessions).bind(&replays).bind(&expiries).bind(now);
+        let query = sqlx::query(&self.sql.sessions.record_uses)
+            .bind(&sessions)
+            .bind(&replays)
+            .bind(&expiries)
+            .bind(now);
         query.execute(&self.relaxed).await?;
         Ok(())
     }
@@ -90,7 +101,7 @@ impl SessionStore for PostgresStore {
         claims: &Claims,
         now: OffsetDateTime,
     ) -> Result<bool, StoreError> {
-        let query = sqlx::query(SET_CLAIMS).bind(id.0).bind(claims.as_json()).bind(now);
+        let query = sqlx::query(&self.sql.sessions.set_claims).bind(id.0).bind(claims.as_json()).bind(now);
         Ok(self.execute(query).await? == 1)
     }
 
@@ -98,12 +109,13 @@ impl SessionStore for PostgresStore {
         let start = self.statement_start();
         let (ended, is_known) = with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
-            let ended = terminate(&mut tx, id, termination).await?;
+            let ended = terminate(&mut tx, &self.sql.sessions, id, termination).await?;
             // The commit of this write also waits until the earlier end of the session has reached the standby.
-            let is_known =
-                ended || sqlx::query(TOUCH).bind(id.0).execute(&mut tx).await?.rows_affected() == 1;
+            let is_known = ended
+                || sqlx::query(&self.sql.sessions.touch).bind(id.0).execute(&mut tx).await?.rows_affected()
+                    == 1;
             tx.commit().await?;
-            notify_replicas(&self.pool, ended).await;
+            notify_replicas(&self.pool, &self.channel, ended).await;
             Ok((ended, is_known))
         })
         .await?;
@@ -124,9 +136,9 @@ impl SessionStore for PostgresStore {
             let push_ids = |query: &mut QueryBuilder<Postgres>| {
                 query.push(" AND id = ANY(").push_bind(ids).push(")");
             };
-            let ended = terminate_where(&mut tx, push_ids, termination, None).await?;
+            let ended = terminate_where(&mut tx, &self.sql.sessions, push_ids, termination, None).await?;
             tx.commit().await?;
-            notify_replicas(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, &self.channel, !ended.is_empty()).await;
             Ok(ended)
         })
         .await
@@ -140,9 +152,16 @@ impl SessionStore for PostgresStore {
         let terminate_batch = |termination: SessionTermination| {
             with_write_timeout(async move {
                 let mut tx = self.pool.begin().await?;
-                let ended = terminate_matching(&mut tx, filter, &termination, Some(MAX_TERMINATIONS)).await?;
+                let ended = terminate_matching(
+                    &mut tx,
+                    &self.sql.sessions,
+                    filter,
+                    &termination,
+                    Some(MAX_TERMINATIONS),
+                )
+                .await?;
                 tx.commit().await?;
-                notify_replicas(&self.pool, !ended.is_empty()).await;
+                notify_replicas(&self.pool, &self.channel, !ended.is_empty()).await;
                 Ok(ended)
             })
         };
@@ -150,7 +169,7 @@ impl SessionStore for PostgresStore {
     }
 
     async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let query = sqlx::query_as(LIST_LIVE).bind(user.as_str()).bind(now);
+        let query = sqlx::query_as(&self.sql.sessions.list_live).bind(user.as_str()).bind(now);
         let rows: Vec<Row> = query.fetch_all(&self.pool).await?;
         rows.into_iter().map(Session::try_from).collect()
     }
@@ -161,7 +180,7 @@ impl SessionStore for PostgresStore {
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        let mut query = QueryBuilder::<Postgres>::new(LIST);
+        let mut query = QueryBuilder::<Postgres>::new(self.sql.sessions.list.as_str());
         push_filter(&mut query, filter);
         if let Some(now) = live_at {
             query.push(" AND ended_at IS NULL AND idle_expires_at > ").push_bind(now);
@@ -189,7 +208,7 @@ impl SessionStore for PostgresStore {
         limit: u32,
         now: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
-        let query = sqlx::query_scalar::<_, Uuid>(TERMINATE_EXPIRED);
+        let query = sqlx::query_scalar::<_, Uuid>(&self.sql.sessions.terminate_expired);
         let query = query.bind(after.0).bind(i64::from(limit)).bind(now);
         with_write_timeout(async {
             let mut tx = self.pool.begin().await?;
@@ -201,11 +220,12 @@ impl SessionStore for PostgresStore {
     }
 
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
-        self.execute(sqlx::query(PURGE).bind(before).bind(i64::from(limit))).await
+        self.execute(sqlx::query(&self.sql.sessions.purge).bind(before).bind(i64::from(limit))).await
     }
 
     async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
-        let number: Option<i16> = sqlx::query_scalar(MAX_KEY_NUMBER).fetch_one(&self.pool).await?;
+        let number: Option<i16> =
+            sqlx::query_scalar(&self.sql.sessions.max_key_number).fetch_one(&self.pool).await?;
         number.map(|number| number.try_into().map_err(|_| corrupt_session("key_number"))).transpose()
     }
 
@@ -214,10 +234,17 @@ impl SessionStore for PostgresStore {
     }
 }
 
+/// Serializes the sign-ins of a user until the commit, so that each counts all earlier sessions. The gateway locks
+/// the row of the user instead.
+async fn lock_subject(tx: &mut Transaction, subject: &Subject) -> Result<(), StoreError> {
+    sqlx::query(LOCK_SUBJECT).bind(subject.as_str()).execute(tx).await?;
+    Ok(())
+}
+
 /// Inserts the row unless the user may not sign in. Returns `true` if it was inserted.
-async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, StoreError> {
+async fn insert(tx: &mut Transaction, sql: &SessionSql, new: &NewSession<'_>) -> Result<bool, StoreError> {
     let session = new.session;
-    let query = sqlx::query(INSERT)
+    let query = sqlx::query(if new.hashed_password.is_some() { &sql.insert_checked } else { &sql.insert })
         .bind(session.id.0)
         .bind(session.subject.as_str())
         .bind(session.kind.as_str())
@@ -238,17 +265,25 @@ async fn insert(tx: &mut Transaction, new: &NewSession<'_>) -> Result<bool, Stor
         .bind(session.end.map(|end| end.reason.as_str()))
         .bind(session.client.address.map(|address| address.to_string()))
         .bind(&session.client.user_agent)
-        .bind(session.claims.as_json())
-        .bind(new.hashed_password.map(|hash| hash.expose_secret()))
-        .bind(UserId::try_from(&session.subject).ok().map(|id| id.0));
+        .bind(session.claims.as_json());
+    let query = match new.hashed_password {
+        Some(hash) => {
+            query.bind(hash.expose_secret()).bind(UserId::try_from(&session.subject).ok().map(|id| id.0))
+        }
+        None => query,
+    };
     let done = query.execute(tx).await.map_err(|error| conflict(error, "id"))?;
     Ok(done.rows_affected() == 1)
 }
 
 /// Terminates the session that the new one replaces, and the oldest ones of its kind beyond the user's limit.
-async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Vec<SessionId>, StoreError> {
+async fn evict_sessions(
+    tx: &mut Transaction,
+    sql: &SessionSql,
+    new: &NewSession<'_>,
+) -> Result<Vec<SessionId>, StoreError> {
     let now = new.session.created_at;
-    let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
+    let displaced = sqlx::query_scalar::<_, Uuid>(&sql.list_beyond_limit)
         .bind(new.session.subject.as_str())
         .bind(now)
         .bind(new.session.id.0)
@@ -264,7 +299,7 @@ async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Ve
     let mut ended = Vec::new();
     for (id, reason) in victims {
         let termination = SessionTermination::new(now, reason, new.session.client.clone());
-        if terminate(tx, id, &termination).await? {
+        if terminate(tx, sql, id, &termination).await? {
             ended.push(id);
         }
     }
@@ -273,7 +308,7 @@ async fn evict_sessions(tx: &mut Transaction, new: &NewSession<'_>) -> Result<Ve
 
 /// Builds the update to the generation after `rotation.from_generation`. Returns `None` if that is the last one.
 fn advance_query<'q>(
-    sql: &'static str,
+    sql: &Sql,
     rotation: &'q Rotation<'_>,
 ) -> Option<QueryAs<'q, Postgres, Row, PgArguments>> {
     let next = rotation.from_generation.checked_add(1)?;
@@ -294,10 +329,11 @@ fn advance_query<'q>(
 
 async fn terminate(
     tx: &mut Transaction,
+    sql: &SessionSql,
     id: SessionId,
     termination: &SessionTermination,
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query(TERMINATE)
+    let query = sqlx::query(&sql.terminate)
         .bind(termination.at)
         .bind(termination.reason.as_str())
         .bind(termination.presented.map(i64::from))
@@ -311,29 +347,30 @@ async fn terminate(
 
 pub(super) async fn terminate_matching(
     tx: &mut Transaction,
+    sql: &SessionSql,
     filter: &SessionFilter,
     termination: &SessionTermination,
     limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
-    terminate_where(tx, |query| push_filter(query, filter), termination, limit).await
+    terminate_where(tx, sql, |query| push_filter(query, filter), termination, limit).await
 }
 
 /// Terminates the sessions that meet the conditions that `push_conditions` adds.
 async fn terminate_where(
     tx: &mut Transaction,
+    sql: &SessionSql,
     push_conditions: impl FnOnce(&mut QueryBuilder<Postgres>),
     termination: &SessionTermination,
     limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
-    let mut query =
-        QueryBuilder::<Postgres>::new("WITH doomed AS (SELECT id FROM myapi.sessions WHERE ended_at IS NULL");
+    let mut query = QueryBuilder::<Postgres>::new(sql.select_doomed.as_str());
     push_conditions(&mut query);
     query.push(" ORDER BY id LIMIT ").push_bind(limit.map(i64::from));
-    query.push(" FOR UPDATE), ended AS (UPDATE myapi.sessions AS session SET ended_at = ");
+    query.push(sql.update_doomed.as_str());
     query.push_bind(termination.at).push(", end_reason = ").push_bind(termination.reason.as_str());
     query.push(", end_recorded_at = clock_timestamp()");
     query.push(" FROM doomed WHERE session.id = doomed.id RETURNING session.id, session.user_id, session.generation, session.address, session.user_agent) ");
-    query.push("INSERT INTO myapi.audit (").push(END_COLUMNS).push(") SELECT ");
+    query.push(sql.insert_end_entries.as_str());
     query.push_bind(termination.at).push(", ").push_bind(termination.reason.as_str());
     query.push(", user_id, id, ").push_bind(termination.presented.map(i64::from)).push(", generation, ");
     query.push_bind(termination.client.address.map(|address| address.to_string())).push(", ");
@@ -344,6 +381,32 @@ async fn terminate_where(
 }
 
 type Row = SessionRow<OffsetDateTime, i16>;
+
+statements! {
+    /// The statements about sessions.
+    struct SessionSql {
+        insert: INSERT,
+        insert_checked: INSERT_CHECKED,
+        list_beyond_limit: LIST_BEYOND_LIMIT,
+        rotate: ROTATE,
+        catch_up: CATCH_UP,
+        find: FIND,
+        confirm: CONFIRM,
+        confirmed_by_other: CONFIRMED_BY_OTHER,
+        record_uses: RECORD_USES,
+        set_claims: SET_CLAIMS,
+        select_doomed: SELECT_DOOMED,
+        update_doomed: UPDATE_DOOMED,
+        insert_end_entries: INSERT_END_ENTRIES,
+        terminate: TERMINATE,
+        touch: TOUCH,
+        terminate_expired: TERMINATE_EXPIRED,
+        purge: PURGE,
+        list_live: LIST_LIVE,
+        max_key_number: MAX_KEY_NUMBER,
+        list: LIST,
+    }
+}
 
 /// A table of one row, for the FROM clause of a write that a crash may undo.
 ///
@@ -360,7 +423,7 @@ pub(super) use relaxed;
 macro_rules! advance_sql {
     ($condition:literal) => {
         concat!(
-            "UPDATE myapi.sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
+            "UPDATE {namespace}sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
              asked_by_issued_at = $7, key_number = $8, rotations = rotations + 1, \
              idle_expires_at = least($9, absolute_expires_at), address = $10, user_agent = $11 FROM ",
             relaxed!(),
@@ -373,6 +436,21 @@ macro_rules! advance_sql {
     };
 }
 
+macro_rules! insert_sql {
+    ($condition:literal) => {
+        concat!(
+            "INSERT INTO {namespace}sessions (",
+            session_columns!(),
+            ", end_recorded_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+             $18, $19, $20, $21, $17",
+            $condition
+        )
+    };
+}
+
+/// Inserts without a check of the user.
+const INSERT: &str = insert_sql!("");
+
 /// Checks the user and inserts in one statement, which locks the user's row until the commit.
 ///
 /// A change of password, role or the right to sign in updates the user's row first and then terminates
@@ -380,15 +458,15 @@ macro_rules! advance_sql {
 /// for this transaction, it terminates the new session too. The lock also serializes the sign-ins of
 /// one user, so that each counts all earlier sessions. The role is compared so that a concurrent sign-in
 /// cannot keep a role that was just removed.
-const INSERT: &str = concat!(
-    "INSERT INTO myapi.sessions (",
-    session_columns!(),
-    ", end_recorded_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-     $20, $21, $17 WHERE $22 IS NULL OR EXISTS (SELECT 1 FROM myapi.users \
+const INSERT_CHECKED: &str = insert_sql!(
+    " WHERE EXISTS (SELECT 1 FROM {namespace}users \
      WHERE id = $23 AND hashed_password = $22 AND role = $5 AND disabled_at IS NULL FOR UPDATE)"
 );
 
-const LIST_BEYOND_LIMIT: &str = "SELECT id FROM myapi.sessions \
+/// The numbers of these locks are hashes. Equal ones of others only delay.
+const LOCK_SUBJECT: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 7235412098125743))";
+
+const LIST_BEYOND_LIMIT: &str = "SELECT id FROM {namespace}sessions \
     WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
     AND id <> $3 AND ($4 IS NULL OR id <> $4) AND kind = $6 \
     ORDER BY created_at DESC, id DESC OFFSET $5";
@@ -397,16 +475,16 @@ const ROTATE: &str = advance_sql!("generation = $3 AND rotated_at <= $12");
 
 const CATCH_UP: &str = advance_sql!("generation < $3");
 
-const FIND: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE id = $1");
+const FIND: &str = concat!("SELECT ", session_columns!(), " FROM {namespace}sessions WHERE id = $1");
 
 const CONFIRM: &str = concat!(
     "WITH unsettled AS (\
     SELECT session.id, used.token \
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
-    JOIN myapi.sessions AS session ON session.id = used.session AND session.generation = used.generation \
+    JOIN {namespace}sessions AS session ON session.id = used.session AND session.generation = used.generation \
     WHERE session.settled_by IS NULL AND session.ended_at IS NULL \
     ORDER BY session.id FOR UPDATE OF session) \
-    UPDATE myapi.sessions AS session SET settled_by = unsettled.token FROM ",
+    UPDATE {namespace}sessions AS session SET settled_by = unsettled.token FROM ",
     relaxed!(),
     ", unsettled WHERE session.id = unsettled.id"
 );
@@ -414,7 +492,7 @@ const CONFIRM: &str = concat!(
 const CONFIRMED_BY_OTHER: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM myapi.sessions AS session WHERE id = ANY($1) AND ended_at IS NULL AND EXISTS (\
+    " FROM {namespace}sessions AS session WHERE id = ANY($1) AND ended_at IS NULL AND EXISTS (\
      SELECT 1 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS used (session, generation, token) \
      WHERE used.session = session.id AND used.generation = session.generation \
      AND used.token <> session.settled_by) ORDER BY id"
@@ -425,9 +503,9 @@ const RECORD_USES: &str = concat!(
     SELECT id, sum(replays)::bigint AS replays, max(idle_expires_at) AS idle_expires_at \
     FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS uses (id, replays, idle_expires_at) \
     GROUP BY id), locked AS (\
-    SELECT session.id FROM myapi.sessions AS session \
+    SELECT session.id FROM {namespace}sessions AS session \
     WHERE session.id = ANY($1) ORDER BY session.id FOR UPDATE) \
-    UPDATE myapi.sessions AS session SET replays = session.replays + used.replays, \
+    UPDATE {namespace}sessions AS session SET replays = session.replays + used.replays, \
     idle_expires_at = CASE WHEN session.ended_at IS NULL \
     AND session.idle_expires_at > $4 AND session.absolute_expires_at > $4 \
     THEN greatest(session.idle_expires_at, least(used.idle_expires_at, session.absolute_expires_at)) \
@@ -436,7 +514,7 @@ const RECORD_USES: &str = concat!(
     ", used, locked WHERE session.id = locked.id AND used.id = session.id"
 );
 
-const SET_CLAIMS: &str = "UPDATE myapi.sessions SET claims = $2 \
+const SET_CLAIMS: &str = "UPDATE {namespace}sessions SET claims = $2 \
     WHERE id = $1 AND ended_at IS NULL AND idle_expires_at > $3 AND absolute_expires_at > $3";
 
 /// The audit columns of a termination.
@@ -447,46 +525,51 @@ macro_rules! audit_end_columns {
     };
 }
 
-const END_COLUMNS: &str = audit_end_columns!();
+/// The parts of the statement of [`terminate_where`] that name tables.
+const SELECT_DOOMED: &str = "WITH doomed AS (SELECT id FROM {namespace}sessions WHERE ended_at IS NULL";
+
+const UPDATE_DOOMED: &str = " FOR UPDATE), ended AS (UPDATE {namespace}sessions AS session SET ended_at = ";
+
+const INSERT_END_ENTRIES: &str = concat!("INSERT INTO {namespace}audit (", audit_end_columns!(), ") SELECT ");
 
 const TERMINATE: &str = concat!(
-    "WITH ended AS (UPDATE myapi.sessions SET ended_at = $1, end_reason = $2, end_recorded_at = clock_timestamp() \
+    "WITH ended AS (UPDATE {namespace}sessions SET ended_at = $1, end_reason = $2, end_recorded_at = clock_timestamp() \
      WHERE id = $7 AND ended_at IS NULL RETURNING id, user_id, generation, address, user_agent) \
-     INSERT INTO myapi.audit (",
+     INSERT INTO {namespace}audit (",
     audit_end_columns!(),
     ") SELECT $1, $2, user_id, id, $3, generation, $4, $5, $6, address, user_agent FROM ended"
 );
 
 /// Writes a row without a change.
-const TOUCH: &str = "UPDATE myapi.sessions SET end_reason = end_reason WHERE id = $1";
+const TOUCH: &str = "UPDATE {namespace}sessions SET end_reason = end_reason WHERE id = $1";
 
 /// Locks rows in the order of their ids. Skips rows that another replica has locked.
 const TERMINATE_EXPIRED: &str = concat!(
-    "WITH seen AS (SELECT id FROM myapi.sessions WHERE id > $1 ORDER BY id LIMIT $2), \
-     due AS (SELECT id FROM myapi.sessions WHERE id IN (SELECT id FROM seen) AND ended_at IS NULL \
+    "WITH seen AS (SELECT id FROM {namespace}sessions WHERE id > $1 ORDER BY id LIMIT $2), \
+     due AS (SELECT id FROM {namespace}sessions WHERE id IN (SELECT id FROM seen) AND ended_at IS NULL \
      AND least(idle_expires_at, absolute_expires_at) <= $3 ORDER BY id FOR UPDATE SKIP LOCKED), \
-     ended AS (UPDATE myapi.sessions AS session \
+     ended AS (UPDATE {namespace}sessions AS session \
      SET ended_at = least(idle_expires_at, absolute_expires_at), end_reason = CASE \
      WHEN absolute_expires_at <= idle_expires_at THEN 'absolute_expired' ELSE 'idle_expired' END \
      FROM due WHERE session.id = due.id RETURNING session.id, session.user_id, session.generation, \
      session.address, session.user_agent, session.ended_at, session.end_reason), \
-     written AS (INSERT INTO myapi.audit (",
+     written AS (INSERT INTO {namespace}audit (",
     audit_end_columns!(),
     ") SELECT ended_at, end_reason, user_id, id, NULL, generation, NULL, NULL, NULL, address, user_agent \
      FROM ended) \
      SELECT id FROM seen ORDER BY id DESC LIMIT 1"
 );
 
-const PURGE: &str = "DELETE FROM myapi.sessions WHERE id IN (SELECT id FROM myapi.sessions \
+const PURGE: &str = "DELETE FROM {namespace}sessions WHERE id IN (SELECT id FROM {namespace}sessions \
     WHERE ended_at < $1 ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 const LIST_LIVE: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM myapi.sessions WHERE user_id = $1 AND ended_at IS NULL \
+    " FROM {namespace}sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
 
-const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM myapi.sessions";
+const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM {namespace}sessions";
 
-const LIST: &str = concat!("SELECT ", session_columns!(), " FROM myapi.sessions WHERE TRUE");
+const LIST: &str = concat!("SELECT ", session_columns!(), " FROM {namespace}sessions WHERE TRUE");

@@ -4,45 +4,59 @@ use async_trait::async_trait;
 
 use super::PostgresStore;
 use super::sessions::relaxed;
+use crate::backend::sql::statements;
 use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
 impl SettingStore for PostgresStore {
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
-        self.execute(sqlx::query(INSERT).bind(name).bind(value)).await?;
+        self.execute(sqlx::query(&self.sql.settings.insert).bind(name).bind(value)).await?;
         // A second statement, because the first cannot see a row that another transaction has inserted
         // since it began.
-        Ok(sqlx::query_scalar(FIND).bind(name).fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar(&self.sql.settings.find).bind(name).fetch_one(&self.pool).await?)
     }
 
     async fn replace_setting(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
-        let query = sqlx::query(REPLACE).bind(name).bind(old).bind(new);
+        let query = sqlx::query(&self.sql.settings.replace).bind(name).bind(old).bind(new);
         Ok(query.execute(&self.relaxed).await?.rows_affected() > 0)
     }
 
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        self.execute(sqlx::query(SET).bind(name).bind(value)).await.map(drop)
+        self.execute(sqlx::query(&self.sql.settings.set).bind(name).bind(value)).await.map(drop)
     }
 
     async fn list_settings(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
-        Ok(sqlx::query_as(LIST).bind(prefix).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(&self.sql.settings.list).bind(prefix).fetch_all(&self.pool).await?)
     }
 
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.execute(sqlx::query(DELETE).bind(name)).await? > 0)
+        Ok(self.execute(sqlx::query(&self.sql.settings.delete).bind(name)).await? > 0)
     }
 }
 
-const INSERT: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+statements! {
+    /// The statements about settings.
+    struct SettingSql {
+        insert: INSERT,
+        set: SET,
+        replace: REPLACE,
+        list: LIST,
+        delete: DELETE,
+        find: FIND,
+    }
+}
 
-const SET: &str = "INSERT INTO myapi.settings (name, value) VALUES ($1, $2) \
+const INSERT: &str =
+    "INSERT INTO {namespace}settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const SET: &str = "INSERT INTO {namespace}settings (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 const REPLACE: &str =
-    concat!("UPDATE myapi.settings SET value = $3 FROM ", relaxed!(), " WHERE name = $1 AND value = $2");
+    concat!("UPDATE {namespace}settings SET value = $3 FROM ", relaxed!(), " WHERE name = $1 AND value = $2");
 
-const LIST: &str = "SELECT name, value FROM myapi.settings WHERE starts_with(name, $1)";
+const LIST: &str = "SELECT name, value FROM {namespace}settings WHERE starts_with(name, $1)";
 
-const DELETE: &str = "DELETE FROM myapi.settings WHERE name = $1";
+const DELETE: &str = "DELETE FROM {namespace}settings WHERE name = $1";
 
-const FIND: &str = "SELECT value FROM myapi.settings WHERE name = $1";
+const FIND: &str = "SELECT value FROM {namespace}settings WHERE name = $1";

@@ -119,10 +119,10 @@ impl PostgresStore {
             if done.rows_affected() == 0 {
                 return Ok(None);
             }
-            audit::insert(&mut tx, &termination.user_audit_entry(user)).await?;
-            let ended = terminate_matching(&mut tx, &filter, termination, None).await?;
+            audit::insert(&mut tx, &self.sql.audit, &termination.user_audit_entry(user)).await?;
+            let ended = terminate_matching(&mut tx, &self.sql.sessions, &filter, termination, None).await?;
             tx.commit().await?;
-            notify_replicas(&self.pool, !ended.is_empty()).await;
+            notify_replicas(&self.pool, &self.channel, !ended.is_empty()).await;
             Ok(Some(ended))
         })
         .await

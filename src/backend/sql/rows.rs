@@ -12,7 +12,6 @@ use crate::models::audit::{AuditEntry, AuditEvent};
 use crate::models::session::{
     AccessTokenRef, EndReason, Session, SessionEnd, SessionId, SessionKind, TokenId,
 };
-use crate::models::user::UserId;
 use crate::services::store::StoreError;
 
 /// A row of `audit`, with times of the type `T` and key numbers of the type `K`.

@@ -1,12 +1,14 @@
 //! Audit log in SQLite.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use time::OffsetDateTime;
 
 use super::{Durability, Micros, SqliteStore, micros};
-use crate::backend::sql::audit_columns;
 use crate::backend::sql::rows::AuditRow;
+use crate::backend::sql::{audit_columns, statements};
 use crate::models::audit::AuditEntry;
 use crate::models::session::SessionId;
 use crate::services::store::{AuditStore, StoreError};
@@ -15,10 +17,11 @@ use crate::services::store::{AuditStore, StoreError};
 impl AuditStore for SqliteStore {
     async fn record(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
         let entries = entries.to_vec();
-        self.write(Durability::Flushed, |tx| {
+        let sql = Arc::clone(&self.sql);
+        self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 for entry in &entries {
-                    insert(tx, entry).await?;
+                    insert(tx, &sql.audit, entry).await?;
                 }
                 Ok(())
             })
@@ -27,20 +30,25 @@ impl AuditStore for SqliteStore {
     }
 
     async fn session_audit(&self, session: SessionId, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
-        let query = sqlx::query_as(LIST_BY_SESSION).bind(session.0).bind(limit);
+        let query = sqlx::query_as(&self.sql.audit.list_by_session).bind(session.0).bind(limit);
         let rows: Vec<AuditRow<Micros, i64>> = query.fetch_all(&self.readers).await?;
         rows.into_iter().map(AuditEntry::try_from).collect()
     }
 
     async fn purge_audit(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
         // A purge undone by a crash is repeated.
-        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(limit)).await
+        self.execute(Durability::Relaxed, sqlx::query(&self.sql.audit.purge).bind(micros(before)).bind(limit))
+            .await
     }
 }
 
 /// Adds an entry in the transaction of the change that it records.
-pub(super) async fn insert(tx: &mut SqliteConnection, entry: &AuditEntry) -> Result<(), StoreError> {
-    let query = sqlx::query(INSERT)
+pub(super) async fn insert(
+    tx: &mut SqliteConnection,
+    sql: &AuditSql,
+    entry: &AuditEntry,
+) -> Result<(), StoreError> {
+    let query = sqlx::query(&sql.insert)
         .bind(micros(entry.at))
         .bind(entry.event.as_str())
         .bind(entry.user.as_deref())
@@ -57,8 +65,17 @@ pub(super) async fn insert(tx: &mut SqliteConnection, entry: &AuditEntry) -> Res
     Ok(())
 }
 
+statements! {
+    /// The statements about audit entries.
+    struct AuditSql {
+        insert: INSERT,
+        list_by_session: LIST_BY_SESSION,
+        purge: PURGE,
+    }
+}
+
 const INSERT: &str = concat!(
-    "INSERT INTO audit (",
+    "INSERT INTO {namespace}audit (",
     audit_columns!(),
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 );
@@ -66,7 +83,7 @@ const INSERT: &str = concat!(
 const LIST_BY_SESSION: &str = concat!(
     "SELECT ",
     audit_columns!(),
-    " FROM audit WHERE session_id = $1 ORDER BY at DESC, id DESC LIMIT $2"
+    " FROM {namespace}audit WHERE session_id = $1 ORDER BY at DESC, id DESC LIMIT $2"
 );
 
-const PURGE: &str = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)";
+const PURGE: &str = "DELETE FROM {namespace}audit WHERE id IN (SELECT id FROM {namespace}audit WHERE at < $1 ORDER BY at LIMIT $2)";

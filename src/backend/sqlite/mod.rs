@@ -18,6 +18,7 @@ mod settings;
 mod users;
 mod writer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::query::Query;
@@ -28,8 +29,11 @@ use sqlx::{ConnectOptions, Connection, Executor, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 use time::error::ComponentRange;
 
+use self::audit::AuditSql;
 use self::file_identity::DatabaseFiles;
 pub use self::options::SqliteOptions;
+use self::sessions::SessionSql;
+use self::settings::SettingSql;
 use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
 use super::migrations::{MigrationError, PendingMigration, migrate, pending};
 use super::namespace::Tables;
@@ -62,8 +66,17 @@ pub struct SqliteStore {
     files: DatabaseFiles,
     options: SqliteConnectOptions,
     tables: Tables,
+    sql: Arc<StoreSql>,
     writer: WriteQueue,
     readers: SqlitePool,
+}
+
+/// The statements with the names of the tables.
+#[derive(Debug)]
+struct StoreSql {
+    sessions: SessionSql,
+    audit: AuditSql,
+    settings: SettingSql,
 }
 
 impl SqliteStore {
@@ -104,7 +117,13 @@ impl SqliteStore {
                 Box::pin(std::future::ready(checked))
             })
             .connect_lazy_with(options.clone().read_only(true));
-        Ok(Self { files, options, tables, writer, readers })
+        let prefix = tables.sqlite_prefix();
+        let sql = StoreSql {
+            sessions: SessionSql::new(&prefix),
+            audit: AuditSql::new(&prefix),
+            settings: SettingSql::new(&prefix),
+        };
+        Ok(Self { files, options, tables, sql: Arc::new(sql), writer, readers })
     }
 
     /// Returns the migrations not yet applied. Read-only.

@@ -1,5 +1,6 @@
 //! Sessions in SQLite.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,12 +11,12 @@ use sqlx::{FromRow, QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Durability, Micros, SqliteStore, WriteScope, audit, conflict, micros};
+use super::{Durability, Micros, SqliteStore, StoreSql, WriteScope, audit, conflict, micros};
 use crate::backend::sql::rows::{
     SessionRow, corrupt_session, ended_session, session_client, session_subject,
 };
 use crate::backend::sql::{
-    MAX_TERMINATIONS, count_to_i64, push_filter, session_columns, terminate_in_batches,
+    MAX_TERMINATIONS, Sql, count_to_i64, push_filter, session_columns, statements, terminate_in_batches,
 };
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, SystemClock};
@@ -31,19 +32,23 @@ use crate::services::store::{
 #[async_trait]
 impl SessionStore for SqliteStore {
     async fn insert_session(&self, new: &NewSession<'_>) -> Result<InsertOutcome, StoreError> {
+        if new.hashed_password.is_some() && !self.tables.has_users() {
+            return Ok(InsertOutcome::Refused);
+        }
         let session = new.session.clone();
         let hash = new.hashed_password.cloned();
         let replaces = new.replaces;
         let max_per_user = new.max_per_user;
+        let sql = Arc::clone(&self.sql);
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 let hashed_password = hash.as_ref();
                 let new = NewSession { session: &session, hashed_password, replaces, max_per_user };
-                if !insert(tx, &new).await? {
+                if !insert(tx, &sql.sessions, &new).await? {
                     return Ok(InsertOutcome::Refused);
                 }
-                audit::insert(tx, &AuditEntry::login(&session)).await?;
-                let ended = evict_sessions(tx, &new).await?;
+                audit::insert(tx, &sql.audit, &AuditEntry::login(&session)).await?;
+                let ended = evict_sessions(tx, &sql, &new).await?;
                 Ok(InsertOutcome::Inserted { terminated: ended })
             })
         })
@@ -51,28 +56,30 @@ impl SessionStore for SqliteStore {
     }
 
     async fn rotate(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance_query(ROTATE, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(&self.sql.sessions.rotate, rotation) else { return Ok(None) };
         self.fetch(query.bind(micros(rotation.max_rotated_at))).await
     }
 
     async fn catch_up(&self, rotation: &Rotation<'_>) -> Result<Option<Session>, StoreError> {
-        let Some(query) = advance_query(CATCH_UP, rotation) else { return Ok(None) };
+        let Some(query) = advance_query(&self.sql.sessions.catch_up, rotation) else { return Ok(None) };
         self.fetch(query).await
     }
 
     async fn find_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        let row: Option<Row> = sqlx::query_as(FIND).bind(id.0).fetch_optional(&self.readers).await?;
+        let row: Option<Row> =
+            sqlx::query_as(&self.sql.sessions.find).bind(id.0).fetch_optional(&self.readers).await?;
         row.map(Session::try_from).transpose()
     }
 
     async fn confirm_generation(&self, tokens: &[TokenUse]) -> Result<Vec<Session>, StoreError> {
         let tokens = tokens.to_vec();
-        let reused = self.write(Durability::Relaxed, |tx| {
+        let sql = Arc::clone(&self.sql);
+        let reused = self.write(Durability::Relaxed, move |tx| {
             Box::pin(async move {
                 let mut reused = Vec::new();
                 for token in &tokens {
-                    confirm(tx, token).await?;
-                    reused.extend(confirmed_by_other(tx, token).await?);
+                    confirm(tx, &sql.sessions, token).await?;
+                    reused.extend(confirmed_by_other(tx, &sql.sessions, token).await?);
                 }
                 Ok(reused)
             })
@@ -85,10 +92,13 @@ impl SessionStore for SqliteStore {
 
     async fn record_uses(&self, uses: &[SessionUse], now: OffsetDateTime) -> Result<(), StoreError> {
         let uses = uses.to_vec();
+        let sql = Arc::clone(&self.sql);
         self.write(Durability::Relaxed, move |tx| {
             Box::pin(async move {
                 for used in uses {
-                    let query = sqlx::query(RECORD_USE).bind(used.session.0).bind(count_to_i64(used.replays));
+                    let query = sqlx::query(&sql.sessions.record_use)
+                        .bind(used.session.0)
+                        .bind(count_to_i64(used.replays));
                     let query = query.bind(micros(used.idle_expires_at)).bind(micros(now));
                     query.execute(&mut *tx).await?;
                 }
@@ -104,14 +114,16 @@ impl SessionStore for SqliteStore {
         claims: &Claims,
         now: OffsetDateTime,
     ) -> Result<bool, StoreError> {
-        let query = sqlx::query(SET_CLAIMS).bind(id.0).bind(claims.as_json().map(str::to_owned));
+        let query =
+            sqlx::query(&self.sql.sessions.set_claims).bind(id.0).bind(claims.as_json().map(str::to_owned));
         Ok(self.execute(Durability::Flushed, query.bind(micros(now))).await? == 1)
     }
 
     async fn end_session(&self, id: SessionId, termination: &SessionTermination) -> Result<bool, StoreError> {
         let termination = termination.clone();
+        let sql = Arc::clone(&self.sql);
         self.write(Durability::Flushed, move |tx| {
-            Box::pin(async move { terminate(tx, id, &termination).await })
+            Box::pin(async move { terminate(tx, &sql, id, &termination).await })
         })
         .await
     }
@@ -122,6 +134,7 @@ impl SessionStore for SqliteStore {
         termination: &SessionTermination,
     ) -> Result<Vec<SessionId>, StoreError> {
         let ids = ids.to_vec();
+        let sql = Arc::clone(&self.sql);
         let termination = termination.clone();
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
@@ -132,7 +145,7 @@ impl SessionStore for SqliteStore {
                     }
                     query.push(")");
                 };
-                terminate_where(tx, push_ids, &termination, None).await
+                terminate_where(tx, &sql, push_ids, &termination, None).await
             })
         })
         .await
@@ -145,9 +158,10 @@ impl SessionStore for SqliteStore {
     ) -> Result<Vec<SessionId>, StoreError> {
         let terminate_batch = |termination: SessionTermination| {
             let filter = filter.clone();
+            let sql = Arc::clone(&self.sql);
             self.write(Durability::Flushed, move |tx| {
                 Box::pin(async move {
-                    terminate_matching(tx, &filter, &termination, Some(MAX_TERMINATIONS)).await
+                    terminate_matching(tx, &sql, &filter, &termination, Some(MAX_TERMINATIONS)).await
                 })
             })
         };
@@ -155,8 +169,11 @@ impl SessionStore for SqliteStore {
     }
 
     async fn live_sessions(&self, user: &Subject, now: OffsetDateTime) -> Result<Vec<Session>, StoreError> {
-        let rows: Vec<Row> =
-            sqlx::query_as(LIST_LIVE).bind(user.as_str()).bind(micros(now)).fetch_all(&self.readers).await?;
+        let rows: Vec<Row> = sqlx::query_as(&self.sql.sessions.list_live)
+            .bind(user.as_str())
+            .bind(micros(now))
+            .fetch_all(&self.readers)
+            .await?;
         rows.into_iter().map(Session::try_from).collect()
     }
 
@@ -166,7 +183,7 @@ impl SessionStore for SqliteStore {
         live_at: Option<OffsetDateTime>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(LIST);
+        let mut query = QueryBuilder::<Sqlite>::new(self.sql.sessions.list.as_str());
         push_filter(&mut query, filter);
         if let Some(now) = live_at {
             query.push(" AND ended_at IS NULL AND idle_expires_at > ").push_bind(micros(now));
@@ -181,11 +198,12 @@ impl SessionStore for SqliteStore {
         self.files.check().map_err(StoreError::unavailable)?;
         let store_time = SystemClock.now();
         // Read first: a session that is terminated in between is returned again.
-        let latest: i64 = sqlx::query_scalar(LAST_AUDIT_ID).fetch_one(&self.readers).await?;
+        let latest: i64 =
+            sqlx::query_scalar(&self.sql.sessions.last_audit_id).fetch_one(&self.readers).await?;
         // Ids go back when the file is restored from a backup, or when all entries are purged.
         let position = since.position.filter(|position| *position <= latest);
         let position = position.unwrap_or(latest - MAX_LOOKBACK);
-        let query = sqlx::query_as::<_, (Uuid, Micros, String)>(LIST_ENDED_SINCE);
+        let query = sqlx::query_as::<_, (Uuid, Micros, String)>(&self.sql.sessions.list_ended_since);
         let query = query.bind(micros(since.time)).bind(position);
         let rows = query.fetch_all(&self.readers).await?;
         let sessions = rows.into_iter().map(ended_session).collect::<Result<_, _>>()?;
@@ -198,15 +216,16 @@ impl SessionStore for SqliteStore {
         limit: u32,
         now: OffsetDateTime,
     ) -> Result<Option<SessionId>, StoreError> {
-        let query = sqlx::query_as::<_, (Uuid, bool)>(SCAN_EXPIRED);
+        let query = sqlx::query_as::<_, (Uuid, bool)>(&self.sql.sessions.scan_expired);
         let query = query.bind(after.0).bind(limit).bind(micros(now));
         let scanned = query.fetch_all(&self.readers).await?;
         let last = scanned.last().map(|(id, _)| SessionId(*id));
         let expired: Vec<_> = scanned.into_iter().filter(|(_, expired)| *expired).map(|(id, _)| id).collect();
         if !expired.is_empty() {
+            let sql = Arc::clone(&self.sql);
             // An update undone by a crash is repeated.
             self.write(Durability::Relaxed, move |tx| {
-                Box::pin(async move { terminate_expired(tx, &expired, now).await })
+                Box::pin(async move { terminate_expired(tx, &sql, &expired, now).await })
             })
             .await?;
         }
@@ -214,11 +233,16 @@ impl SessionStore for SqliteStore {
     }
 
     async fn purge_sessions(&self, before: OffsetDateTime, limit: u32) -> Result<u64, StoreError> {
-        self.execute(Durability::Relaxed, sqlx::query(PURGE).bind(micros(before)).bind(limit)).await
+        self.execute(
+            Durability::Relaxed,
+            sqlx::query(&self.sql.sessions.purge).bind(micros(before)).bind(limit),
+        )
+        .await
     }
 
     async fn max_key_number(&self) -> Result<Option<u8>, StoreError> {
-        let number: Option<i64> = sqlx::query_scalar(MAX_KEY_NUMBER).fetch_one(&self.readers).await?;
+        let number: Option<i64> =
+            sqlx::query_scalar(&self.sql.sessions.max_key_number).fetch_one(&self.readers).await?;
         number.map(|number| number.try_into().map_err(|_| corrupt_session("key_number"))).transpose()
     }
 
@@ -239,9 +263,13 @@ impl SqliteStore {
 }
 
 /// Inserts the row unless the user may not sign in. Returns `true` if it was inserted.
-async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool, StoreError> {
+async fn insert(
+    tx: &mut SqliteConnection,
+    sql: &SessionSql,
+    new: &NewSession<'_>,
+) -> Result<bool, StoreError> {
     let session = new.session;
-    let query = sqlx::query(INSERT)
+    let query = sqlx::query(if new.hashed_password.is_some() { &sql.insert_checked } else { &sql.insert })
         .bind(session.id.0)
         .bind(session.subject.as_str())
         .bind(session.kind.as_str())
@@ -262,9 +290,13 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
         .bind(session.end.map(|end| end.reason.as_str()))
         .bind(session.client.address.map(|address| address.to_string()))
         .bind(&session.client.user_agent)
-        .bind(session.claims.as_json())
-        .bind(new.hashed_password.map(|hash| hash.expose_secret()))
-        .bind(UserId::try_from(&session.subject).ok().map(|id| id.0));
+        .bind(session.claims.as_json());
+    let query = match new.hashed_password {
+        Some(hash) => {
+            query.bind(hash.expose_secret()).bind(UserId::try_from(&session.subject).ok().map(|id| id.0))
+        }
+        None => query,
+    };
     let done = query.execute(tx).await.map_err(|error| conflict(error, "id"))?;
     Ok(done.rows_affected() == 1)
 }
@@ -272,10 +304,11 @@ async fn insert(tx: &mut SqliteConnection, new: &NewSession<'_>) -> Result<bool,
 /// Terminates the session that the new one replaces, and the oldest ones of its kind beyond the user's limit.
 async fn evict_sessions(
     tx: &mut SqliteConnection,
+    sql: &StoreSql,
     new: &NewSession<'_>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let now = new.session.created_at;
-    let displaced = sqlx::query_scalar::<_, Uuid>(LIST_BEYOND_LIMIT)
+    let displaced = sqlx::query_scalar::<_, Uuid>(&sql.sessions.list_beyond_limit)
         .bind(new.session.subject.as_str())
         .bind(micros(now))
         .bind(new.session.id.0)
@@ -289,7 +322,7 @@ async fn evict_sessions(
     let mut ended = Vec::new();
     for (id, reason) in replaced.into_iter().chain(displaced) {
         let termination = SessionTermination::new(now, reason, new.session.client.clone());
-        if terminate(tx, id, &termination).await? {
+        if terminate(tx, sql, id, &termination).await? {
             ended.push(id);
         }
     }
@@ -299,7 +332,7 @@ async fn evict_sessions(
 type AdvanceQuery = QueryAs<'static, Sqlite, Row, SqliteArguments>;
 
 /// Builds the update to the generation after `rotation.from_generation`. Returns `None` if that is the last one.
-fn advance_query(sql: &'static str, rotation: &Rotation<'_>) -> Option<AdvanceQuery> {
+fn advance_query(sql: &Sql, rotation: &Rotation<'_>) -> Option<AdvanceQuery> {
     let next = rotation.from_generation.checked_add(1)?;
     let query = sqlx::query_as(sql)
         .bind(rotation.id.0)
@@ -316,18 +349,19 @@ fn advance_query(sql: &'static str, rotation: &Rotation<'_>) -> Option<AdvanceQu
     Some(query)
 }
 
-async fn confirm(tx: &mut SqliteConnection, token: &TokenUse) -> Result<(), StoreError> {
+async fn confirm(tx: &mut SqliteConnection, sql: &SessionSql, token: &TokenUse) -> Result<(), StoreError> {
     let query =
-        sqlx::query(CONFIRM).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
+        sqlx::query(&sql.confirm).bind(token.session.0).bind(i64::from(token.generation)).bind(token.token.0);
     query.execute(tx).await?;
     Ok(())
 }
 
 async fn confirmed_by_other(
     tx: &mut SqliteConnection,
+    sql: &SessionSql,
     token: &TokenUse,
 ) -> Result<Option<Session>, StoreError> {
-    let query = sqlx::query_as::<_, Row>(CONFIRMED_BY_OTHER)
+    let query = sqlx::query_as::<_, Row>(&sql.confirmed_by_other)
         .bind(token.session.0)
         .bind(i64::from(token.generation))
         .bind(token.token.0);
@@ -337,32 +371,35 @@ async fn confirmed_by_other(
 
 async fn terminate(
     tx: &mut SqliteConnection,
+    sql: &StoreSql,
     id: SessionId,
     termination: &SessionTermination,
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query_as::<_, TerminatedRow>(TERMINATE);
+    let query = sqlx::query_as::<_, TerminatedRow>(&sql.sessions.terminate);
     let query = query.bind(id.0).bind(micros(termination.at)).bind(termination.reason.as_str());
     let row = query.fetch_optional(&mut *tx).await?;
     let Some(row) = row else { return Ok(false) };
-    audit::insert(tx, &row.entry(termination)?).await?;
+    audit::insert(tx, &sql.audit, &row.entry(termination)?).await?;
     Ok(true)
 }
 
 /// Terminates the sessions that are still expired at `now`, with the time of their expiry.
 async fn terminate_expired(
     tx: &mut SqliteConnection,
+    sql: &StoreSql,
     ids: &[Uuid],
     now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     for id in ids {
-        let query = sqlx::query_as::<_, Row>(FIND).bind(id);
+        let query = sqlx::query_as::<_, Row>(&sql.sessions.find).bind(id);
         let Some(row) = query.fetch_optional(&mut *tx).await? else {
             continue;
         };
         let session = Session::try_from(row)?;
         let expiry = session.expiry(now).filter(|_| session.end.is_none());
         if let Some(SessionEnd { at, reason }) = expiry {
-            terminate(tx, session.id, &SessionTermination::new(at, reason, ClientInfo::default())).await?;
+            terminate(tx, sql, session.id, &SessionTermination::new(at, reason, ClientInfo::default()))
+                .await?;
         }
     }
     Ok(())
@@ -370,23 +407,25 @@ async fn terminate_expired(
 
 pub(super) async fn terminate_matching(
     tx: &mut SqliteConnection,
+    sql: &StoreSql,
     filter: &SessionFilter,
     termination: &SessionTermination,
     limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
-    terminate_where(tx, |query| push_filter(query, filter), termination, limit).await
+    terminate_where(tx, sql, |query| push_filter(query, filter), termination, limit).await
 }
 
 /// Terminates the sessions that meet the conditions that `push_conditions` adds.
 async fn terminate_where(
     tx: &mut SqliteConnection,
+    sql: &StoreSql,
     push_conditions: impl FnOnce(&mut QueryBuilder<Sqlite>),
     termination: &SessionTermination,
     limit: Option<u32>,
 ) -> Result<Vec<SessionId>, StoreError> {
-    let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET ended_at = ");
+    let mut query = QueryBuilder::<Sqlite>::new(sql.sessions.end_chosen.as_str());
     query.push_bind(micros(termination.at)).push(", end_reason = ").push_bind(termination.reason.as_str());
-    query.push(" WHERE id IN (SELECT id FROM sessions WHERE ended_at IS NULL");
+    query.push(sql.sessions.select_chosen.as_str());
     push_conditions(&mut query);
     // A negative limit is no limit.
     query
@@ -398,7 +437,7 @@ async fn terminate_where(
     let mut ended = Vec::with_capacity(rows.len());
     for row in rows {
         ended.push(SessionId(row.id));
-        audit::insert(tx, &row.entry(termination)?).await?;
+        audit::insert(tx, &sql.audit, &row.entry(termination)?).await?;
     }
     Ok(ended)
 }
@@ -424,11 +463,37 @@ impl TerminatedRow {
 
 type Row = SessionRow<Micros, i64>;
 
+statements! {
+    /// The statements about sessions.
+    struct SessionSql {
+        insert: INSERT,
+        insert_checked: INSERT_CHECKED,
+        list_beyond_limit: LIST_BEYOND_LIMIT,
+        rotate: ROTATE,
+        catch_up: CATCH_UP,
+        find: FIND,
+        confirm: CONFIRM,
+        confirmed_by_other: CONFIRMED_BY_OTHER,
+        record_use: RECORD_USE,
+        set_claims: SET_CLAIMS,
+        end_chosen: END_CHOSEN,
+        select_chosen: SELECT_CHOSEN,
+        terminate: TERMINATE,
+        scan_expired: SCAN_EXPIRED,
+        purge: PURGE,
+        list_live: LIST_LIVE,
+        list_ended_since: LIST_ENDED_SINCE,
+        last_audit_id: LAST_AUDIT_ID,
+        max_key_number: MAX_KEY_NUMBER,
+        list: LIST,
+    }
+}
+
 /// The statement of `rotate` and `catch_up`, which differ in the condition on the generation.
 macro_rules! advance_sql {
     ($condition:literal) => {
         concat!(
-            "UPDATE sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
+            "UPDATE {namespace}sessions SET generation = $5, settled_by = NULL, rotated_at = $4, asked_by = $6, \
              asked_by_issued_at = $7, key_number = $8, rotations = rotations + 1, \
              idle_expires_at = min($9, absolute_expires_at), address = $10, user_agent = $11 \
              WHERE id = $1 AND kind = $2 AND ended_at IS NULL \
@@ -440,20 +505,31 @@ macro_rules! advance_sql {
     };
 }
 
+macro_rules! insert_sql {
+    ($condition:literal) => {
+        concat!(
+            "INSERT INTO {namespace}sessions (",
+            session_columns!(),
+            ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21",
+            $condition
+        )
+    };
+}
+
+/// Inserts without a check of the user.
+const INSERT: &str = insert_sql!("");
+
 /// Checks the user and inserts in one statement.
 ///
 /// The write lock delays a change of password until the commit; that change then terminates the new
 /// session too. The role is compared so that a concurrent sign-in cannot keep a role that was just
 /// removed.
-const INSERT: &str = concat!(
-    "INSERT INTO sessions (",
-    session_columns!(),
-    ") SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21 \
-     WHERE $22 IS NULL OR EXISTS (SELECT 1 FROM users \
+const INSERT_CHECKED: &str = insert_sql!(
+    " WHERE EXISTS (SELECT 1 FROM {namespace}users \
      WHERE id = $23 AND hashed_password = $22 AND role = $5 AND disabled_at IS NULL)"
 );
 
-const LIST_BEYOND_LIMIT: &str = "SELECT id FROM sessions \
+const LIST_BEYOND_LIMIT: &str = "SELECT id FROM {namespace}sessions \
     WHERE user_id = $1 AND ended_at IS NULL AND idle_expires_at > $2 AND absolute_expires_at > $2 \
     AND id <> $3 AND ($4 IS NULL OR id <> $4) AND kind = $6 \
     ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET $5";
@@ -462,39 +538,44 @@ const ROTATE: &str = advance_sql!("generation = $3 AND rotated_at <= $12");
 
 const CATCH_UP: &str = advance_sql!("generation < $3");
 
-const FIND: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE id = $1");
+const FIND: &str = concat!("SELECT ", session_columns!(), " FROM {namespace}sessions WHERE id = $1");
 
-const CONFIRM: &str = "UPDATE sessions SET settled_by = $3 \
+const CONFIRM: &str = "UPDATE {namespace}sessions SET settled_by = $3 \
     WHERE id = $1 AND generation = $2 AND settled_by IS NULL AND ended_at IS NULL";
 
 const CONFIRMED_BY_OTHER: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM sessions WHERE id = $1 AND generation = $2 AND settled_by <> $3 AND ended_at IS NULL"
+    " FROM {namespace}sessions WHERE id = $1 AND generation = $2 AND settled_by <> $3 AND ended_at IS NULL"
 );
 
-const RECORD_USE: &str = "UPDATE sessions SET replays = replays + $2, \
+const RECORD_USE: &str = "UPDATE {namespace}sessions SET replays = replays + $2, \
     idle_expires_at = CASE WHEN ended_at IS NULL AND idle_expires_at > $4 AND absolute_expires_at > $4 \
     THEN max(idle_expires_at, min($3, absolute_expires_at)) ELSE idle_expires_at END WHERE id = $1";
 
-const SET_CLAIMS: &str = "UPDATE sessions SET claims = $2 \
+const SET_CLAIMS: &str = "UPDATE {namespace}sessions SET claims = $2 \
     WHERE id = $1 AND ended_at IS NULL AND idle_expires_at > $3 AND absolute_expires_at > $3";
+
+/// The parts of the statement of [`terminate_where`] that name tables.
+const END_CHOSEN: &str = "UPDATE {namespace}sessions SET ended_at = ";
+
+const SELECT_CHOSEN: &str = " WHERE id IN (SELECT id FROM {namespace}sessions WHERE ended_at IS NULL";
 
 /// The columns of [`TerminatedRow`].
 const TERMINATED_COLUMNS: &str = "id, user_id, generation, address, user_agent";
 
-const TERMINATE: &str = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL \
+const TERMINATE: &str = "UPDATE {namespace}sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL \
     RETURNING id, user_id, generation, address, user_agent";
 
 const SCAN_EXPIRED: &str = "SELECT id, ended_at IS NULL AND min(idle_expires_at, absolute_expires_at) <= $3 \
-    FROM sessions WHERE id > $1 ORDER BY id LIMIT $2";
+    FROM {namespace}sessions WHERE id > $1 ORDER BY id LIMIT $2";
 
-const PURGE: &str = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)";
+const PURGE: &str = "DELETE FROM {namespace}sessions WHERE id IN (SELECT id FROM {namespace}sessions WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)";
 
 const LIST_LIVE: &str = concat!(
     "SELECT ",
     session_columns!(),
-    " FROM sessions WHERE user_id = $1 AND ended_at IS NULL \
+    " FROM {namespace}sessions WHERE user_id = $1 AND ended_at IS NULL \
      AND idle_expires_at > $2 AND absolute_expires_at > $2 ORDER BY rotated_at DESC, id DESC"
 );
 
@@ -502,16 +583,16 @@ const LIST_LIVE: &str = concat!(
 ///
 /// SQLite has one writer at a time, so the ids of audit entries are in the order of the commits. They hold
 /// whatever the clocks of the processes show that write to the file.
-const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM sessions WHERE ended_at >= $1 \
+const LIST_ENDED_SINCE: &str = "SELECT id, ended_at, end_reason FROM {namespace}sessions WHERE ended_at >= $1 \
     UNION SELECT session.id, session.ended_at, session.end_reason \
-    FROM audit JOIN sessions AS session ON session.id = audit.session_id \
+    FROM {namespace}audit AS audit JOIN {namespace}sessions AS session ON session.id = audit.session_id \
     WHERE audit.id > $2 AND session.ended_at IS NOT NULL";
 
-const LAST_AUDIT_ID: &str = "SELECT coalesce(max(id), 0) FROM audit";
+const LAST_AUDIT_ID: &str = "SELECT coalesce(max(id), 0) FROM {namespace}audit";
 
 /// Number of audit entries that are examined without a position.
 const MAX_LOOKBACK: i64 = 10_000;
 
-const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM sessions";
+const MAX_KEY_NUMBER: &str = "SELECT max(key_number) FROM {namespace}sessions";
 
-const LIST: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE TRUE");
+const LIST: &str = concat!("SELECT ", session_columns!(), " FROM {namespace}sessions WHERE TRUE");

@@ -3,13 +3,14 @@
 use async_trait::async_trait;
 
 use super::{Durability, SqliteStore};
+use crate::backend::sql::statements;
 use crate::services::store::{SettingStore, StoreError};
 
 #[async_trait]
 impl SettingStore for SqliteStore {
     async fn get_or_insert_setting(&self, name: &str, value: &str) -> Result<String, StoreError> {
-        let insert = sqlx::query(INSERT).bind(name).bind(value);
-        let find = sqlx::query_scalar(FIND).bind(name.to_owned());
+        let insert = sqlx::query(&self.sql.settings.insert).bind(name).bind(value);
+        let find = sqlx::query_scalar(&self.sql.settings.find).bind(name.to_owned());
         self.write(Durability::Flushed, |tx| {
             Box::pin(async move {
                 insert.execute(&mut *tx).await?;
@@ -20,34 +21,50 @@ impl SettingStore for SqliteStore {
     }
 
     async fn replace_setting(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
-        let query = sqlx::query(REPLACE).bind(name.to_owned()).bind(old.to_owned()).bind(new.to_owned());
+        let query = sqlx::query(&self.sql.settings.replace)
+            .bind(name.to_owned())
+            .bind(old.to_owned())
+            .bind(new.to_owned());
         Ok(self.execute(Durability::Relaxed, query).await? > 0)
     }
 
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        let query = sqlx::query(SET).bind(name.to_owned()).bind(value.to_owned());
+        let query = sqlx::query(&self.sql.settings.set).bind(name.to_owned()).bind(value.to_owned());
         self.execute(Durability::Flushed, query).await.map(drop)
     }
 
     async fn list_settings(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
-        Ok(sqlx::query_as(LIST).bind(prefix.to_owned()).fetch_all(&self.readers).await?)
+        Ok(sqlx::query_as(&self.sql.settings.list).bind(prefix.to_owned()).fetch_all(&self.readers).await?)
     }
 
     async fn delete_setting(&self, name: &str) -> Result<bool, StoreError> {
-        let query = sqlx::query(DELETE).bind(name.to_owned());
+        let query = sqlx::query(&self.sql.settings.delete).bind(name.to_owned());
         Ok(self.execute(Durability::Flushed, query).await? > 0)
     }
 }
 
-const INSERT: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+statements! {
+    /// The statements about settings.
+    struct SettingSql {
+        insert: INSERT,
+        set: SET,
+        replace: REPLACE,
+        list: LIST,
+        delete: DELETE,
+        find: FIND,
+    }
+}
 
-const SET: &str = "INSERT INTO settings (name, value) VALUES ($1, $2) \
+const INSERT: &str =
+    "INSERT INTO {namespace}settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const SET: &str = "INSERT INTO {namespace}settings (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-const REPLACE: &str = "UPDATE settings SET value = $3 WHERE name = $1 AND value = $2";
+const REPLACE: &str = "UPDATE {namespace}settings SET value = $3 WHERE name = $1 AND value = $2";
 
-const LIST: &str = "SELECT name, value FROM settings WHERE substr(name, 1, length($1)) = $1";
+const LIST: &str = "SELECT name, value FROM {namespace}settings WHERE substr(name, 1, length($1)) = $1";
 
-const DELETE: &str = "DELETE FROM settings WHERE name = $1";
+const DELETE: &str = "DELETE FROM {namespace}settings WHERE name = $1";
 
-const FIND: &str = "SELECT value FROM settings WHERE name = $1";
+const FIND: &str = "SELECT value FROM {namespace}settings WHERE name = $1";

@@ -1,5 +1,7 @@
 //! Users in SQLite.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::sqlite::SqliteConnection;
@@ -111,14 +113,15 @@ impl SqliteStore {
         termination: &SessionTermination,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         let termination = termination.clone();
+        let sql = Arc::clone(&self.sql);
         self.write(Durability::Flushed, move |tx| {
             Box::pin(async move {
                 let done = update.execute(&mut *tx).await?;
                 if done.rows_affected() == 0 {
                     return Ok(None);
                 }
-                audit::insert(tx, &termination.user_audit_entry(user)).await?;
-                terminate_matching(tx, &filter, &termination, None).await.map(Some)
+                audit::insert(tx, &sql.audit, &termination.user_audit_entry(user)).await?;
+                terminate_matching(tx, &sql, &filter, &termination, None).await.map(Some)
             })
         })
         .await

@@ -202,6 +202,15 @@ pub(super) async fn only_allowed_users_get_a_session(stores: &Stores) {
     }
 }
 
+/// The store has no users whose password it could compare.
+pub(super) async fn password_without_users_is_refused(stores: &Stores) {
+    let owner = user("owner@example.com");
+    let row = session(&owner);
+    let asked = NewSession { hashed_password: Some(&owner.hashed_password), ..new(&row) };
+    assert_eq!(stores.sessions.insert_session(&asked).await.unwrap(), InsertOutcome::Refused);
+    assert_eq!(stores.sessions.find_session(row.id).await.unwrap(), None);
+}
+
 pub(super) async fn insert_without_hash_does_not_check_the_user(stores: &Stores) {
     let session = any_session(stores).await;
     assert!(stores.users.find_user(UserId::try_from(&session.subject).unwrap()).await.unwrap().is_none());

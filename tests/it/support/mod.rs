@@ -10,6 +10,7 @@ pub(crate) mod front_proxy;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod iterations;
+pub(crate) mod library;
 pub(crate) mod log;
 pub(crate) mod paused_clock;
 pub(crate) mod pgbouncer;
