@@ -36,7 +36,7 @@ pub(super) use {audit_columns, session_columns};
 
 /// A statement with the names of the tables of one store. It is rendered when the store is opened.
 #[derive(Clone, Debug)]
-pub(super) struct Sql(Arc<str>);
+pub(crate) struct Sql(Arc<str>);
 
 impl Sql {
     /// Replaces the placeholder `{namespace}` by `prefix`, which precedes the names of tables.
@@ -62,13 +62,13 @@ macro_rules! statements {
     ($(#[$meta:meta])* struct $name:ident { $($field:ident: $template:expr,)* }) => {
         $(#[$meta])*
         #[derive(Debug)]
-        pub(super) struct $name {
-            $($field: $crate::backend::sql::Sql,)*
+        pub(crate) struct $name {
+            $(pub(crate) $field: $crate::backend::sql::Sql,)*
         }
 
         impl $name {
             /// Renders the statements for tables whose names `prefix` precedes.
-            pub(super) fn new(prefix: &str) -> Self {
+            pub(crate) fn new(prefix: &str) -> Self {
                 Self { $($field: $crate::backend::sql::Sql::new($template, prefix),)* }
             }
         }

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::PostgresStore;
 use super::pool::Transaction;
+use super::statements::AuditSql;
 use crate::backend::sql::rows::AuditRow;
-use crate::backend::sql::{audit_columns, statements};
 use crate::models::audit::AuditEntry;
 use crate::models::session::SessionId;
 use crate::services::store::{AuditStore, StoreError};
@@ -62,25 +62,5 @@ fn push_entry(row: &mut Separated<'_, Postgres, &'static str>, entry: &AuditEntr
         .push_bind(entry.holder.user_agent.clone());
 }
 
-statements! {
-    /// The statements about audit entries.
-    struct AuditSql {
-        insert: INSERT,
-        list_by_session: LIST_BY_SESSION,
-        purge: PURGE,
-    }
-}
-
 /// Maximum number of entries that one statement adds. A statement has at most 65,535 parameters.
 const MAX_ENTRIES: usize = 500;
-
-const INSERT: &str = concat!("INSERT INTO {namespace}audit (", audit_columns!(), ") ");
-
-const LIST_BY_SESSION: &str = concat!(
-    "SELECT ",
-    audit_columns!(),
-    " FROM {namespace}audit WHERE session_id = $1 ORDER BY at DESC, id LIMIT $2"
-);
-
-const PURGE: &str = "DELETE FROM {namespace}audit WHERE id IN (SELECT id FROM {namespace}audit \
-    WHERE at < $1 ORDER BY at LIMIT $2)";

@@ -42,6 +42,7 @@ mod server_changes;
 mod sessions;
 mod settings;
 mod statement;
+mod statements;
 #[cfg(feature = "server")]
 mod users;
 
@@ -56,15 +57,13 @@ use tokio::time::{Instant, timeout};
 
 pub(super) use self::address::Address;
 pub use self::address::{CredentialSource, Credentials};
-use self::audit::AuditSql;
 use self::feed::{Feed, FeedSql};
 pub use self::options::PostgresOptions;
 use self::pool::{Pool, StatementMode};
 pub(super) use self::remedy::Wording;
 use self::remedy::is_unreachable;
 use self::server_changes::ServerChanges;
-use self::sessions::SessionSql;
-use self::settings::SettingSql;
+use self::statements::StoreSql;
 use super::migrations::{MigrationError, PendingMigration, migrate, pending};
 use super::namespace::Tables;
 use super::open_error::OpenError;
@@ -100,14 +99,6 @@ pub struct PostgresStore {
     channel: Arc<str>,
 }
 
-/// The statements with the names of the tables.
-#[derive(Debug)]
-struct StoreSql {
-    sessions: SessionSql,
-    audit: AuditSql,
-    settings: SettingSql,
-}
-
 impl PostgresStore {
     /// Opens a database.
     ///
@@ -140,11 +131,7 @@ impl PostgresStore {
         let durable = max_connections.saturating_sub(relaxed).max(1);
         let changes = ServerChanges::default();
         let prefix = options.tables.postgres_prefix();
-        let sql = StoreSql {
-            sessions: SessionSql::new(&prefix),
-            audit: AuditSql::new(&prefix),
-            settings: SettingSql::new(&prefix),
-        };
+        let sql = StoreSql::new(&prefix);
         let pool = |connections, idle_trust| {
             Pool::new(database.clone(), mode, connections, idle_trust, changes.clone())
         };

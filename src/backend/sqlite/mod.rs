@@ -14,6 +14,7 @@ mod movies;
 mod options;
 mod sessions;
 mod settings;
+mod statements;
 #[cfg(feature = "server")]
 mod users;
 mod writer;
@@ -29,11 +30,9 @@ use sqlx::{ConnectOptions, Connection, Executor, Sqlite, SqlitePool};
 use time::OffsetDateTime;
 use time::error::ComponentRange;
 
-use self::audit::AuditSql;
 use self::file_identity::DatabaseFiles;
 pub use self::options::SqliteOptions;
-use self::sessions::SessionSql;
-use self::settings::SettingSql;
+use self::statements::StoreSql;
 use self::writer::{Durability, WriteFn, WriteQueue, WriteScope};
 use super::migrations::{MigrationError, PendingMigration, migrate, pending};
 use super::namespace::Tables;
@@ -69,14 +68,6 @@ pub struct SqliteStore {
     sql: Arc<StoreSql>,
     writer: WriteQueue,
     readers: SqlitePool,
-}
-
-/// The statements with the names of the tables.
-#[derive(Debug)]
-struct StoreSql {
-    sessions: SessionSql,
-    audit: AuditSql,
-    settings: SettingSql,
 }
 
 impl SqliteStore {
@@ -117,12 +108,7 @@ impl SqliteStore {
                 Box::pin(std::future::ready(checked))
             })
             .connect_lazy_with(options.clone().read_only(true));
-        let prefix = tables.sqlite_prefix();
-        let sql = StoreSql {
-            sessions: SessionSql::new(&prefix),
-            audit: AuditSql::new(&prefix),
-            settings: SettingSql::new(&prefix),
-        };
+        let sql = StoreSql::new(&tables.sqlite_prefix());
         Ok(Self { files, options, tables, sql: Arc::new(sql), writer, readers })
     }
 
