@@ -15,7 +15,6 @@ use crate::key_store;
 use crate::server::Certificate;
 use crate::services::key_registry::{self, KeyRegistryError};
 use crate::services::keys::{KeyRing, SharedKeys};
-use crate::services::open::spawn_session_tasks;
 use crate::services::purge::{Purge, RetentionPolicy};
 use crate::services::readiness::Problem;
 use crate::services::session_time::{SessionTime, TimeStores};
@@ -139,7 +138,7 @@ impl RunningApp {
         self.tasks.spawn(monitor_clock_skew(stores.clone(), Arc::clone(clock), max_clock_offset(config)));
         let purge = Purge::new(Arc::clone(&stores.sessions), Arc::clone(clock), retention);
         let listen = |wake| async move { stores.listen_for_revocations(wake).await };
-        spawn_session_tasks(&mut self.tasks, &self.app.tokens, purge, listen);
+        self.app.tokens.spawn_session_tasks(&mut self.tasks, purge, listen);
     }
 
     /// Stops the background tasks and writes the deferred writes. The stores stay open.

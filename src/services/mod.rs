@@ -20,13 +20,14 @@
 //! | [`key_registry`] | fingerprints of the keys, in the database |
 //! | [`session_time`] | the time of sessions, which never steps |
 //! | [`store`] | the contract of a database |
-//! | [`open`] | tokens over a store that outlives the process |
+//! | `open`, `session_tasks` | the start of tokens over a store that outlives the process, and their tasks |
 //! | [`readiness`] | reasons for which a replica is not ready |
 //! | [`memory`] | an in-memory store |
 
 pub mod audit_log;
 #[cfg(feature = "server")]
 pub mod auth;
+mod build_error;
 pub mod continue_token;
 pub mod crypto;
 mod deferred_writes;
@@ -36,7 +37,7 @@ pub mod keys;
 pub mod memory;
 #[cfg(feature = "server")]
 pub mod movies;
-pub mod open;
+mod open;
 #[cfg(feature = "server")]
 pub mod password;
 pub mod purge;
@@ -48,6 +49,7 @@ pub mod rotation;
 #[cfg(feature = "server")]
 pub mod sample_movies;
 mod session_settings;
+mod session_tasks;
 pub mod session_time;
 mod single_flight;
 pub mod store;

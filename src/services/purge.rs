@@ -36,16 +36,6 @@ pub struct RetentionPolicy {
     pub grace: Duration,
 }
 
-impl RetentionPolicy {
-    /// Keeps sessions for 30 days after their end, and audit entries for a year. `grace` is
-    /// [that of the sessions](super::token::SessionSettings::grace).
-    #[must_use]
-    pub fn new(grace: Duration) -> Self {
-        const DAY: Duration = Duration::from_secs(86_400);
-        Self { ended: 30 * DAY, audit: Some(365 * DAY), grace }
-    }
-}
-
 /// Number of rows that a purge deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgeStats {

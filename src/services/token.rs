@@ -14,25 +14,31 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
 use serde::Serialize;
 
 use super::audit_log::AuditLog;
+pub use super::build_error::{BuildError, OpenTokensError};
 use super::deferred_writes::DeferredWrites;
-use super::jwt::{self, AccessTokens};
+use super::jwt::{self, AccessTokens, JwtSettings};
 use super::keys::{KeyRing, SharedKeys};
+use super::purge::Purge;
 use super::refresh::Refresher;
 use super::refresh_token;
 use super::revocations::Revocations;
 pub use super::session_settings::SessionSettings;
+use super::session_tasks;
 use super::single_flight::{RESULT_TTL, SingleFlight};
 use super::store::{
-    InsertOutcome, NewSession, SessionFilter, SessionStore, SessionTermination, StoreError, TokenUse,
+    InsertOutcome, NewSession, SessionFilter, SessionStore, SessionTermination, StoreError, TokenUse, WakeFn,
 };
 use super::store_runtime::{StoreRuntime, run_detached};
 use super::token_cache::verified::{CachedToken, VerifiedTokenCache};
 pub use super::token_issuer::{IssuedSession, SessionRequest, SignInError};
 use super::token_issuer::{TokenIssuer, identity};
-pub use super::tokens_builder::{BuildError, TokensBuilder};
+pub use super::tokens_builder::TokensBuilder;
 use super::upstream_tokens::UpstreamTokens;
 use crate::client_info::ClientInfo;
 use crate::clock::{Clock, micros};
@@ -99,6 +105,8 @@ pub(super) struct Inner {
     audit: AuditLog,
     upstream: Arc<UpstreamTokens>,
     verified: VerifiedTokenCache,
+    /// None of them holds these tokens, so that they end with the last clone.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Tokens {
@@ -143,7 +151,9 @@ impl Tokens {
         });
         let upstream = Arc::new(UpstreamTokens::new(Arc::clone(&issuer)));
         let verified = VerifiedTokenCache::new();
-        let inner = Inner { store, issuer, refresher, revocations, deferred, audit, upstream, verified };
+        let tasks = Mutex::default();
+        let inner =
+            Inner { store, issuer, refresher, revocations, deferred, audit, upstream, verified, tasks };
         Self { inner: Arc::new(inner) }
     }
 
@@ -511,6 +521,41 @@ impl Tokens {
     /// If the store fails. The writes stay in the buffer.
     pub async fn flush_deferred(&self) -> Result<(), StoreError> {
         self.inner.deferred.flush().await
+    }
+
+    /// Ends the tasks that [`TokensBuilder::open`] has started, and writes the deferred writes to the store. Call it
+    /// before the program exits.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. Then the deferred writes are lost.
+    pub async fn stop(&self) -> Result<(), StoreError> {
+        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        tasks.shutdown().await;
+        self.flush_deferred().await
+    }
+
+    /// Spawns the tasks that keep the sessions correct: the purge, the poller and the listener of ended sessions, and a
+    /// log line while session time is uncertain.
+    pub(crate) fn spawn_session_tasks<F>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        purge: Purge,
+        listen: impl FnOnce(WakeFn) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        session_tasks::spawn(tasks, &self.inner.revocations, &self.inner.issuer, purge, listen);
+    }
+
+    /// Keeps tasks until [`stop`](Self::stop), or until the last clone is dropped.
+    pub(super) fn own_tasks(&self, tasks: JoinSet<()>) {
+        *self.inner.tasks.lock() = tasks;
+    }
+
+    /// The settings of access tokens.
+    pub(super) fn access_settings(&self) -> &JwtSettings {
+        self.inner.issuer.access.settings()
     }
 
     /// Number of deferred writes dropped since the start because the buffer was full.

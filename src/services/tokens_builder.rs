@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::build_error::{BuildError, OpenTokensError};
 use super::jwt::{AccessTokens, JwtSettings};
-use super::keys::{Algorithm, KeyError, KeyMaterial, KeyRing, SharedKeys};
+use super::keys::{Algorithm, KeyMaterial, KeyRing, SharedKeys};
 use super::memory::MemoryStore;
+use super::open::OpenedStore;
+use super::purge::RetentionPolicy;
 use super::session_settings::SessionSettings;
-use super::store::SessionStore;
+use super::store::{PersistentStore, SessionStore};
 use super::token::Tokens;
 use crate::clock::{Clock, ContinuedClock, SystemClock};
 use crate::duration_format::format_duration;
@@ -53,6 +56,8 @@ pub struct TokensBuilder {
     issuer: String,
     audience: String,
     leeway: Duration,
+    keep_ended: Duration,
+    keep_audit: Option<Duration>,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -75,6 +80,8 @@ impl Tokens {
             issuer,
             audience,
             leeway,
+            keep_ended: KEEP_ENDED,
+            keep_audit: Some(KEEP_AUDIT),
             clock: None,
         }
     }
@@ -172,6 +179,18 @@ impl TokensBuilder {
         self
     }
 
+    /// Sets how long [`open`](Self::open) keeps a session after its end: 30 days by default.
+    pub fn keep_ended(mut self, time: Duration) -> Self {
+        self.keep_ended = time;
+        self
+    }
+
+    /// Sets how long [`open`](Self::open) keeps entries of the audit log: a year by default. `None` keeps all.
+    pub fn keep_audit(mut self, time: Option<Duration>) -> Self {
+        self.keep_audit = time;
+        self
+    }
+
     /// Sets the clock, for tests: see [`ManualClock`](crate::clock::ManualClock).
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
@@ -186,6 +205,54 @@ impl TokensBuilder {
     /// Returns a [`BuildError`] that names the setting and its limit, or the error of the key.
     pub fn build(self) -> Result<Tokens, BuildError> {
         self.check()?;
+        let clock = self.clock.clone().unwrap_or_else(|| Arc::new(ContinuedClock::new(SystemClock.now())));
+        let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        self.tokens(store, clock)
+    }
+
+    /// Creates tokens over a store that outlives the process, and that other processes may share.
+    ///
+    /// It starts the clock of the sessions where the last process stopped it, or beside those that run, which takes up
+    /// to 2.5 seconds. It compares issuer, audience and keys with theirs. Tasks on the current runtime learn of sessions
+    /// that others end, and delete old rows, until [`Tokens::stop`], or until the last clone is dropped. It uses `store`
+    /// instead of that of [`store`](Self::store), whose migrations must have been applied.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use sekisho::{MemoryStore, SessionRequest, Tokens};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let secret = "PF3V1b1zYcXcJ8mS0dWqkN6tRhLxGuEa4o7yKZ2QwTs".to_owned();
+    /// // In a program: a `SqliteStore` or a `PostgresStore`.
+    /// let store = MemoryStore::default();
+    /// let tokens = Tokens::builder().secret(secret).open(Arc::new(store)).await?;
+    /// tokens.sign_in(SessionRequest::new(42_i64, "ann@example.org")).await?;
+    /// // Before the program exits:
+    /// tokens.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an [`OpenTokensError`] that names what differs from the other processes, or the setting and its limit. A
+    /// key is required.
+    pub async fn open(self, store: Arc<dyn PersistentStore>) -> Result<Tokens, OpenTokensError> {
+        self.check()?;
+        if matches!(self.keys, KeySource::Generated) {
+            return Err(BuildError::setting("secret", EXPECTED_KEY).into());
+        }
+        let grace = self.settings.grace;
+        let retention = RetentionPolicy { ended: self.keep_ended, audit: self.keep_audit, grace };
+        let opened = OpenedStore::open(store.clone(), self.clock.clone(), grace).await?;
+        let tokens = self.tokens(store, opened.clock())?;
+        opened.start(&tokens, retention).await?;
+        Ok(tokens)
+    }
+
+    fn tokens(self, store: Arc<dyn SessionStore>, clock: Arc<dyn Clock>) -> Result<Tokens, BuildError> {
         let access = AccessTokens::new(JwtSettings {
             issuer: self.issuer,
             audience: self.audience,
@@ -194,9 +261,7 @@ impl TokensBuilder {
             access_ttl: self.settings.access_ttl,
             ..JwtSettings::default()
         });
-        let clock = self.clock.unwrap_or_else(|| Arc::new(ContinuedClock::new(SystemClock.now())));
         let keys = self.keys.load(&*clock)?;
-        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
         Ok(Tokens::new(store, keys, access, self.settings, clock))
     }
 
@@ -278,32 +343,6 @@ impl fmt::Debug for TokensBuilder {
     }
 }
 
-/// Error of [`TokensBuilder::build`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// A key cannot be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The secret cannot be used.
-    #[error("{0}: generate one with `openssl rand -base64 32`")]
-    Secret(#[source] KeyError),
-    /// A setting is outside of its limits.
-    #[error("{setting}: {limit}")]
-    Setting {
-        /// The name of the setting.
-        setting: &'static str,
-        /// The value that is expected.
-        limit: String,
-    },
-}
-
-impl BuildError {
-    fn setting(setting: &'static str, limit: impl Into<String>) -> Self {
-        Self::Setting { setting, limit: limit.into() }
-    }
-}
-
 /// Returns the maximum grace period.
 pub(crate) fn max_grace(access_ttl: Duration) -> Duration {
     access_ttl / 2
@@ -313,6 +352,16 @@ pub(crate) fn max_grace(access_ttl: Duration) -> Duration {
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
+
+/// The key of a store that outlives the process.
+const EXPECTED_KEY: &str =
+    "expected a secret or keys: sessions in a store are lost without the key that signed them";
+
+/// Time for which sessions are kept after their end.
+const KEEP_ENDED: Duration = Duration::from_secs(30 * 86_400);
+
+/// Time for which audit entries are kept.
+const KEEP_AUDIT: Duration = Duration::from_secs(365 * 86_400);
 
 /// The form of an issuer or audience.
 pub(crate) const EXPECTED_NAME: &str = "expected 1 to 255 visible ASCII characters";

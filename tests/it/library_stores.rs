@@ -7,15 +7,10 @@ use sekisho::backend::postgres::{CredentialSource, Credentials, PostgresOptions,
 use sekisho::backend::sqlite::{SqliteOptions, SqliteStore};
 use sekisho::backend::{MigrationError, Namespace, OpenError};
 use sekisho::client_info::ClientInfo;
-use sekisho::clock::{Clock, SystemClock};
 use sekisho::layer::{TokenService, VerifyError};
 use sekisho::models::session::EndReason;
-use sekisho::services::jwt::AccessTokens;
-use sekisho::services::keys::{Algorithm, KeyRing, SharedKeys};
-use sekisho::services::open::{OpenTokensError, OpenedStore, TokenTasks};
-use sekisho::services::purge::RetentionPolicy;
 use sekisho::services::store::PersistentStore;
-use sekisho::services::token::{SessionRequest, SessionSettings, Tokens};
+use sekisho::services::token::{OpenTokensError, SessionRequest, Tokens};
 use sekisho::session_event::SessionEvent;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
@@ -217,18 +212,11 @@ async fn refused_password_is_read_anew() {
     run(&location.url, "DROP ROLE sekisho_renewed").await;
 }
 
-/// Starts a process of the application.
-async fn start(store: Arc<dyn PersistentStore>, keys: &Arc<SharedKeys>) -> (Tokens, TokenTasks) {
-    let settings = SessionSettings::default();
-    let retention = RetentionPolicy::new(settings.grace);
-    let opened = OpenedStore::open(store.clone(), settings.grace).await.unwrap();
-    let tokens = Tokens::new(store, Arc::clone(keys), AccessTokens::default(), settings, opened.clock());
-    let tasks = opened.run(&tokens, retention).await.unwrap();
-    (tokens, tasks)
-}
+const SECRET: &str = "PF3V1b1zYcXcJ8mS0dWqkN6tRhLxGuEa4o7yKZ2QwTs";
 
-fn keys() -> Arc<SharedKeys> {
-    Arc::new(SharedKeys::new(KeyRing::generate(Algorithm::Hs256, SystemClock.now()).unwrap()))
+/// Starts a process of the application.
+async fn start(store: Arc<dyn PersistentStore>) -> Tokens {
+    Tokens::builder().secret(SECRET).open(store).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -247,25 +235,23 @@ async fn session_ended_by_one_process_is_ended_at_the_other() {
 }
 
 async fn check_end(one: Arc<dyn PersistentStore>, other: Arc<dyn PersistentStore>) {
-    let keys = keys();
-    let (one, one_tasks) = start(one, &keys).await;
-    let (other, other_tasks) = start(other, &keys).await;
+    let [one, other] = [start(one).await, start(other).await];
     let request = SessionRequest::new(42_i64, "ann@example.com");
     let issued = one.sign_in(request).await.unwrap();
     let token = &issued.tokens.access_token;
     assert_eq!(other.verify(token).unwrap().identity.session, issued.session.id);
-    assert!(one.terminate(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
+    assert!(one.end(issued.session.id, EndReason::LoggedOut, &ClientInfo::default()).await.unwrap());
     assert!(!other.is_session_active(issued.session.id).await, "after the next poll");
     assert_eq!(other.verify(token).map(drop), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
-    one_tasks.stop(&one).await.unwrap();
-    other_tasks.stop(&other).await.unwrap();
+    one.stop().await.unwrap();
+    other.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn store_without_tables_names_the_migrations() {
     let Some((pool, _location)) = sqlite_pool().await else { return };
     let store = Arc::new(SqliteStore::open(SqliteOptions::from(&pool)).await.unwrap());
-    let error = OpenedStore::open(store, SessionSettings::default().grace).await.unwrap_err();
+    let error = Tokens::builder().secret(SECRET).open(store).await.unwrap_err();
     assert!(matches!(error, OpenTokensError::Store { .. }), "{error}");
     assert!(error.to_string().ends_with("have its migrations been applied?"), "{error}");
 }

@@ -2,12 +2,11 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::layer::{TokenService, VerifyError};
 use crate::models::session::EndReason;
-use crate::services::jwt::{AccessTokens, JwtSettings};
-use crate::services::keys::{Algorithm, KeyMaterial, SharedKeys};
+use crate::services::keys::{Algorithm, KeyMaterial};
 use crate::services::memory::MemoryStore;
 use crate::services::store::SessionStore as _;
-use crate::services::test_support::{USER, ring};
-use crate::services::token::{IssuedSession, SessionRequest, SessionSettings};
+use crate::services::test_support::USER;
+use crate::services::token::{IssuedSession, SessionRequest};
 use crate::session_event::SessionEvent;
 
 /// The processes that share a store.
@@ -24,24 +23,14 @@ impl Deployment {
         Self { store: Arc::default(), clock, key }
     }
 
-    /// Starts a process with another key or issuer, if given.
-    async fn start(
-        &self,
-        key: Option<&KeyMaterial>,
-        issuer: &str,
-    ) -> Result<(Tokens, TokenTasks), OpenTokensError> {
-        let opened = OpenedStore::with_clock(self.store.clone(), self.clock.clone());
-        let keys = Arc::new(SharedKeys::new(ring([key.unwrap_or(&self.key)])));
-        let access = AccessTokens::new(JwtSettings { issuer: issuer.to_owned(), ..JwtSettings::default() });
-        let settings = SessionSettings::default();
-        let retention = RetentionPolicy::new(settings.grace);
-        let tokens = Tokens::new(self.store.clone(), keys, access, settings, opened.clock());
-        let tasks = opened.run(&tokens, retention).await?;
-        Ok((tokens, tasks))
+    /// Starts a process with this key and issuer.
+    async fn start_with(&self, key: &KeyMaterial, issuer: &str) -> Result<Tokens, OpenTokensError> {
+        let builder = Tokens::builder().signing_key(key.clone()).issuer(issuer).clock(self.clock.clone());
+        builder.open(self.store.clone()).await
     }
 
-    async fn start_same(&self) -> (Tokens, TokenTasks) {
-        self.start(None, "sekisho").await.expect("the same settings and keys")
+    async fn start(&self) -> Tokens {
+        self.start_with(&self.key, "sekisho").await.expect("the same issuer and key")
     }
 }
 
@@ -52,33 +41,31 @@ async fn sign_in(tokens: &Tokens) -> IssuedSession {
 #[tokio::test(start_paused = true)]
 async fn process_with_another_issuer_or_key_is_refused() {
     let deployment = Deployment::new();
-    let _first = deployment.start_same().await;
-    let error = deployment.start(None, "other").await.expect_err("another issuer");
+    let _first = deployment.start().await;
+    let error = deployment.start_with(&deployment.key, "other").await.expect_err("another issuer");
     let message = "issuer is \"other\", but the store was set up with \"sekisho\"";
     assert!(error.to_string().starts_with(message), "{error}");
     let other = KeyMaterial::generate(1, Algorithm::Hs256, deployment.clock.now()).expect("random bytes");
-    let error = deployment.start(Some(&other), "sekisho").await.expect_err("another key");
+    let error = deployment.start_with(&other, "sekisho").await.expect_err("another key");
     assert!(matches!(error, OpenTokensError::Key(1)), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn session_that_another_process_ends_is_refused_within_a_second() {
     let deployment = Deployment::new();
-    let (one, one_tasks) = deployment.start_same().await;
-    let (other, _other_tasks) = deployment.start_same().await;
+    let one = deployment.start().await;
+    let other = deployment.start().await;
     let issued = sign_in(&one).await;
     let end = |id| {
         let other = other.clone();
-        async move {
-            other.terminate(id, EndReason::Revoked, &Default::default()).await.expect("the store responds")
-        }
+        async move { other.end(id, EndReason::Revoked, &Default::default()).await.expect("the store responds") }
     };
     assert!(end(issued.session.id).await);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let verified = one.verify(&issued.tokens.access_token).map(drop);
     assert_eq!(verified, Err(VerifyError::Ended(SessionEvent::Revoked)));
 
-    one_tasks.stop(&one).await.expect("the store responds");
+    one.stop().await.expect("the store responds");
     let issued = sign_in(&one).await;
     assert!(end(issued.session.id).await);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -88,18 +75,18 @@ async fn session_that_another_process_ends_is_refused_within_a_second() {
 #[tokio::test(start_paused = true)]
 async fn start_reads_ended_sessions_and_terminates_expired_ones() {
     let deployment = Deployment::new();
-    let (first, tasks) = deployment.start_same().await;
+    let first = deployment.start().await;
     let ended = sign_in(&first).await;
-    first.terminate(ended.session.id, EndReason::Revoked, &Default::default()).await.expect("terminated");
-    tasks.stop(&first).await.expect("the store responds");
-    let (second, tasks) = deployment.start_same().await;
+    first.end(ended.session.id, EndReason::Revoked, &Default::default()).await.expect("terminated");
+    first.stop().await.expect("the store responds");
+    let second = deployment.start().await;
     let verified = second.verify(&ended.tokens.access_token).map(drop);
     assert_eq!(verified, Err(VerifyError::Ended(SessionEvent::Revoked)));
 
     let idle = sign_in(&second).await;
-    tasks.stop(&second).await.expect("the store responds");
+    second.stop().await.expect("the store responds");
     deployment.clock.advance(Duration::from_secs(15 * 86_400));
-    let (_third, _tasks) = deployment.start_same().await;
+    let _third = deployment.start().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let row = deployment.store.find_session(idle.session.id).await.expect("the store responds");
     let reason = row.and_then(|row| row.end).map(|end| end.reason);
@@ -109,11 +96,29 @@ async fn start_reads_ended_sessions_and_terminates_expired_ones() {
 #[tokio::test(start_paused = true)]
 async fn stop_writes_what_was_deferred() {
     let deployment = Deployment::new();
-    let (tokens, tasks) = deployment.start_same().await;
+    let tokens = deployment.start().await;
     let issued = sign_in(&tokens).await;
     deployment.clock.advance(Duration::from_secs(120));
     tokens.verify(&issued.tokens.access_token).expect("valid");
-    tasks.stop(&tokens).await.expect("the store responds");
+    tokens.stop().await.expect("the store responds");
     let row = deployment.store.find_session(issued.session.id).await.expect("the store responds");
     assert!(row.is_some_and(|row| row.settled_by.is_some()), "the use was not confirmed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_end_with_the_last_clone() {
+    let deployment = Deployment::new();
+    let tokens = deployment.start().await;
+    drop(tokens.clone());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(Arc::strong_count(&deployment.store) > 1, "a clone remains");
+    drop(tokens);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(Arc::strong_count(&deployment.store), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_is_required() {
+    let error = Tokens::builder().open(Arc::new(MemoryStore::default())).await.expect_err("no key");
+    assert!(error.to_string().starts_with("secret: expected a secret or keys"), "{error}");
 }
