@@ -78,14 +78,19 @@
 //! # Features
 //!
 //! - `server`: the gateway, with proxy, built-in endpoints, configuration and commands.
-//! - `sqlite`, `postgres`: the databases. Each enables `server`.
+//! - `sqlite`, `postgres`: [`SqliteStore`] and [`PostgresStore`] for the sessions of an application; with `server`, its
+//!   databases.
 //!
-//! All three are enabled by default. With `default-features = false` the crate is the layer, [`Tokens`] and
-//! [`MemoryStore`], without SQL, axum's server and password hashing. Features are additive.
+//! All three are enabled by default, for `cargo install`. With `default-features = false` the crate is the layer,
+//! [`Tokens`] and [`MemoryStore`], without SQL, axum's server and password hashing; add the feature of a store.
+//! Features are additive. `docs/layer.md` lists what each pulls in.
 
-// This page and that of `services` link to modules that need the feature `server`. Links are checked with all
+// This page and that of `services` link to modules that need other features. Links are checked with all
 // features.
-#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(
+    not(all(feature = "postgres", feature = "server", feature = "sqlite")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
 pub mod client_info;
 pub mod client_share;
@@ -144,6 +149,10 @@ pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod unix_socket;
 
+#[cfg(feature = "postgres")]
+pub use crate::backend::postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+pub use crate::backend::sqlite::SqliteStore;
 pub use crate::identity::{Claims, Identity, NoClaims, Subject};
 pub use crate::layer::{CookiePolicy, CurrentUser, Reject401, SilentRefreshLayer, TokenService};
 pub use crate::services::memory::MemoryStore;

@@ -100,14 +100,18 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens a database.
+    /// Opens a database. A pool of the application stands for the options of its connections.
     ///
     /// Applies no migrations: see [`pending`](Self::pending) and [`migrate`](Self::migrate).
     ///
     /// # Errors
     ///
     /// If no connection can be established, or if a pooler pools transactions where it must not.
-    pub async fn open(options: PostgresOptions) -> Result<Self, OpenError> {
+    pub async fn open(options: impl Into<PostgresOptions>) -> Result<Self, OpenError> {
+        Self::open_with(options.into()).await
+    }
+
+    async fn open_with(options: PostgresOptions) -> Result<Self, OpenError> {
         let PostgresOptions { transaction_pooling, max_connections, .. } = options;
         let address = |address: Address| match &options.tables {
             #[cfg(feature = "server")]

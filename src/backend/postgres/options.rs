@@ -15,9 +15,9 @@ use crate::backend::open_error::OpenError;
 /// A pool of the application gives the options of its connections:
 ///
 /// ```
-/// # use sekisho::backend::postgres::{PostgresOptions, PostgresStore};
+/// # use sekisho::backend::postgres::PostgresStore;
 /// # async fn doc(pool: sqlx::PgPool) -> Result<(), sekisho::backend::OpenError> {
-/// let store = PostgresStore::open(PostgresOptions::from(&pool)).await?;
+/// let store = PostgresStore::open(&pool).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]

@@ -71,14 +71,16 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database file, which is created if it is missing.
+    /// Opens the database file, which is created if it is missing. A pool of the application stands for the options
+    /// of its connections.
     ///
     /// Applies no migrations: see [`pending`](Self::pending) and [`migrate`](Self::migrate).
     ///
     /// # Errors
     ///
     /// If the file cannot be opened or is not a SQLite database.
-    pub async fn open(options: SqliteOptions) -> Result<Self, OpenError> {
+    pub async fn open(options: impl Into<SqliteOptions>) -> Result<Self, OpenError> {
+        let options = options.into();
         let path = options.file()?;
         create::create(&path).map_err(|error| OpenError::file(&path, error))?;
         Self::connect(options).await.map_err(|error| OpenError::file(&path, error))

@@ -19,9 +19,9 @@ use crate::backend::open_error::OpenError;
 /// A pool of the application gives the options of its connections:
 ///
 /// ```
-/// # use sekisho::backend::sqlite::{SqliteOptions, SqliteStore};
+/// # use sekisho::backend::sqlite::SqliteStore;
 /// # async fn doc(pool: sqlx::SqlitePool) -> Result<(), sekisho::backend::OpenError> {
-/// let store = SqliteStore::open(SqliteOptions::from(&pool)).await?;
+/// let store = SqliteStore::open(&pool).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
