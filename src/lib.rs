@@ -1,89 +1,201 @@
-//! Sekisho keeps browser users signed in.
+//! Sessions for axum applications: browser users stay signed in, and no script sees a token.
 //!
-//! Two `HttpOnly` cookies carry a short-lived access token (a JWT) and a rotating refresh token. When the
-//! access token has expired, the session is refreshed within the request, and the response sets the new
-//! cookies. `README.md` and `docs/` explain how to use and operate the gateway. This page is for readers of the code.
+//! Two `HttpOnly` cookies carry a short-lived access token (a JWT) and a rotating refresh token. When the access token has
+//! expired, [a tower layer](SilentRefreshLayer) refreshes the session within the same request, passes the request on, and sets the
+//! new cookies on the response. A browser gets a 401 only when its session has ended.
 //!
-//! # Life of a request
+//! The same core is a gateway in front of other applications, with users and pages of its own: see `README.md` and `docs/`.
+//! Its code is described under [`architecture`].
 //!
-//! A request to an upstream, with a session whose access token has expired:
+//! # Ten lines
 //!
-//! 1. [`WorkerThreads::serve`](server::WorkerThreads::serve): a worker thread accepts the connection, reads
-//!    the request and enforces [`ServerLimits`](server::ServerLimits).
-//! 2. [`PublicService`](app::PublicService): loads the thread's stack, as `app/stack.rs` lists it. The outermost
-//!    layer assigns the request id and the [`RequestContext`](request_context::RequestContext), the next
-//!    one applies CORS and CSRF protection.
-//! 3. [`Routes::find`](proxy::Routes::find): finds the route by path. The paths of the built-in [`routers`] take
-//!    precedence.
-//! 4. [`SilentRefreshLayer`]: reads the cookies and [verifies](layer::TokenService::verify) the access token,
-//!    without I/O. Only an expired token takes the next three steps.
-//! 5. [`TokenService::refresh`] of [`Tokens`]: checks the MAC of the refresh token,
-//!    and joins concurrent requests with the same token (single flight).
-//! 6. [`SessionStore::rotate`](services::store::SessionStore::rotate): rotates the token with one conditional
-//!    `UPDATE`, in [`backend::sqlite`] or [`backend::postgres`].
-//! 7. [`rotation::decide`](services::rotation::decide): if no row was updated, decides from the row why:
-//!    replay, token reuse, a terminated or expired session, or a database that lost its last writes.
-//! 8. [`Proxy`](proxy::Proxy): receives the request with the [`Identity`] in its extensions, removes reserved
-//!    headers, adds the user's, sends the request once, and streams the response. A built-in handler receives
-//!    [`CurrentUser`] instead.
-//! 9. [`SilentRefresh`](layer::SilentRefresh), on the response: sets the new cookies, unless the session has
-//!    been terminated meanwhile, and [`X-Session-Event`](layer::SESSION_EVENT_HEADER).
-//! 10. [`AccessLog`](telemetry::AccessLog): gets an entry once the response body has been sent.
+//! ```
+//! use axum::{Router, routing::get};
+//! use sekisho::layer::RequireUser;
+//! use sekisho::{CookiePolicy, CurrentUser, Sessions, Tokens};
 //!
-//! WebSockets, event streams and gRPC streams are [closed](long_lived_streams::LongLivedStreams) when their session ends.
+//! fn app(sessions: &Sessions) -> Router {
+//!     Router::new()
+//!         .route("/account", get(async |user: CurrentUser| user.email.to_string()))
+//!         .route_layer(RequireUser)
+//!         .layer(sessions.layer())
+//! }
 //!
-//! # Threads
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let sessions = Sessions::new(Tokens::in_memory()?, CookiePolicy::default());
+//! let app = app(&sessions);
+//! # let _: Router = app;
+//! # Ok(()) }
+//! ```
 //!
-//! Each [worker thread](server::WorkerThreads) has its own runtime, its own connections to clients and
-//! upstreams, and its own cache of verified tokens. A request without a refresh involves no other thread.
-//! Work on shared resources (databases, password hashing, the revocation poller, health checks, reloads) runs
-//! on the shared runtime that [`cli`] starts. So do the built-in handlers and refreshes.
+//! # With users of your own
 //!
-//! # Layout
+//! Your application has the users and checks their passwords. It tells [`Sessions`] who has signed in, and Sekisho keeps the
+//! sessions: here in the application's own SQLite database, with the feature `sqlite`.
 //!
-//! | module | contents |
+//! ```toml
+//! [dependencies]
+//! axum = "0.8"
+//! sekisho = { path = "../sekisho", default-features = false, features = ["sqlite"] }
+//! serde = { version = "1", features = ["derive"] }
+//! sqlx = { version = "0.9", features = ["runtime-tokio", "sqlite"] }
+//! tokio = { version = "1", features = ["full"] }
+//! tower-http = { version = "0.7", features = ["csrf"] }
+//! ```
+//!
+//! ```
+//! # #[cfg(not(feature = "sqlite"))]
+//! # fn main() {}
+//! # #[cfg(feature = "sqlite")]
+//! # fn main() {
+//! #     example::run();
+//! # }
+//! # #[cfg(feature = "sqlite")]
+//! # mod example {
+//! use std::sync::Arc;
+//!
+//! use axum::extract::{Form, State};
+//! use axum::http::{StatusCode, request::Parts};
+//! use axum::response::Redirect;
+//! use axum::{Router, routing::{get, post}};
+//! use sekisho::layer::{RedirectToSignIn, RequireRole};
+//! use sekisho::{CookiePolicy, CurrentUser, SessionRequest, Sessions, SignIn, SignOut, Tokens};
+//! use sekisho::SqliteStore;
+//! use tower_http::csrf::CsrfLayer;
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Credentials {
+//!     email: String,
+//!     password: String,
+//! }
+//!
+//! async fn sign_in(
+//!     State(sessions): State<Sessions>,
+//!     request: Parts,
+//!     Form(form): Form<Credentials>,
+//! ) -> Result<(SignIn, Redirect), StatusCode> {
+//!     // Find the user and check the password here. Ids are numbers, UUIDs, or text for `Subject::new`.
+//!     let user_id = if form.password == "correct horse battery" { 42 } else { return Err(StatusCode::UNAUTHORIZED) };
+//!     let new = SessionRequest::new(user_id, &form.email);
+//!     let signed_in = sessions.sign_in(&request, new).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+//!     Ok((signed_in, Redirect::to("/account")))
+//! }
+//!
+//! async fn sign_out(State(sessions): State<Sessions>, request: Parts) -> Result<(SignOut, Redirect), StatusCode> {
+//!     let signed_out = sessions.sign_out(&request).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+//!     Ok((signed_out, Redirect::to("/")))
+//! }
+//!
+//! async fn account(user: CurrentUser) -> String {
+//!     format!("You are user {}, {}.", user.subject, user.email)
+//! }
+//!
+//! fn app(sessions: Sessions) -> Result<Router, Box<dyn std::error::Error>> {
+//!     Ok(Router::new()
+//!         .route("/reports", get(async || "For administrators."))
+//!         .route_layer(RequireRole::any(["admin"])?)
+//!         .route("/account", get(account))
+//!         // People are redirected to `/sign-in?next=…`. Programs get a 401.
+//!         .route_layer(sessions.layer().with_on_reject(RedirectToSignIn::new("/sign-in")?))
+//!         // Added after the layer: no session is needed.
+//!         .route("/sign-in", post(sign_in))
+//!         .route("/sign-out", post(sign_out))
+//!         .with_state(sessions)
+//!         // Protects all routes, sign-in included, against requests of other sites.
+//!         .layer(CsrfLayer::new()))
+//! }
+//!
+//! /// Call `sessions.tokens().stop()` before the program exits.
+//! async fn open(pool: &sqlx::SqlitePool, secret: String) -> Result<Sessions, Box<dyn std::error::Error>> {
+//!     let store = SqliteStore::open(pool).await?;
+//!     store.migrate().await?;
+//!     // At least 32 bytes, from `openssl rand -base64 32`.
+//!     let tokens = Tokens::builder().secret(secret).open(Arc::new(store)).await?;
+//!     // On plain http://, in development: `CookiePolicy::insecure_for_loopback()`.
+//!     Ok(Sessions::new(tokens, CookiePolicy::default()))
+//! }
+//! #
+//! # pub fn run() {
+//! #     let secret = "PF3V1b1zYcXcJ8mS0dWqkN6tRhLxGuEa4o7yKZ2QwTs".to_owned();
+//! #     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+//! #     let directory = tempfile::tempdir().expect("a directory");
+//! #     runtime.block_on(async {
+//! #         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory.path().join("app.db"));
+//! #         let pool = sqlx::SqlitePool::connect_with(options.create_if_missing(true)).await.expect("a pool");
+//! #         let sessions = open(&pool, secret).await.expect("the example to open its store");
+//! #         app(sessions).expect("the example to build its routes");
+//! #     });
+//! # }
+//! # }
+//! ```
+//!
+//! `examples/axum_app.rs` is this application with pages, roles and tests. `docs/layer.md` explains each part.
+//!
+//! # Rules
+//!
+//! - The layer, sign-in and sign-out share one [`Sessions`], and so the names of the cookies.
+//! - Protection against cross-site requests is [one line](layer#deployment), outside the layer and around sign-in too.
+//! - Timeouts, and everything else that may drop a response, belong inside the layer.
+//! - A session ends at once in this process and within a second in all others that share the store, access tokens
+//!   included.
+//! - No session ends because of a lost response, concurrent requests of several tabs, a crashed browser or a failing store.
+//!   Two browsers with copies of the same cookies do end it: see [`services::rotation`].
+//!
+//! [`layer`] has the rules in full.
+//!
+//! # Why is the response a 401?
+//!
+//! `X-Session-Event` on the response, and the log, name the reason.
+//!
+//! | event | reason |
 //! |---|---|
-//! | [`identity`], [`session_event`], [`request_context`], [`client_info`], [`client_share`], [`long_lived_streams`], [`unix_socket`] | the terms that all modules share |
-//! | [`navigation`], [`next`] | navigations of people, and the path to which they return after sign-in |
-//! | [`models`] | sessions, users, audit entries, movies |
-//! | [`layer`] | the tower layer: cookies, verification, refresh, guards |
-//! | [`sessions`] | sign-in and sign-out for handlers |
-//! | [`services`] | tokens, rotation, sign-in, users, and the traits of the stores |
-//! | [`backend`] | the stores on SQLite and PostgreSQL |
-//! | [`proxy`] | the reverse proxy: routes, headers, upstreams, WebSockets |
-//! | [`routers`], [`schemas`] | the built-in HTTP endpoints and their JSON types |
-//! | [`pages`] | the pages for people |
-//! | [`server`] | the HTTP server: worker threads, connections, TLS |
-//! | [`config`], [`database_url`], [`key_store`], [`secret`] | settings, the URL of the database, signing keys, secrets in files |
-//! | [`telemetry`] | log, metrics, traces |
-//! | [`app`] | the composition root: builds the stacks from the configuration |
-//! | [`cli`] | the commands, one file for each |
+//! | `missing` | The browser sent no cookies. Are they `Secure` on plain `http://`? Does the page have another host than sign-in? Does `fetch` lack `credentials: "include"` towards another origin? Is sign-in's [`CookiePolicy`] the layer's? |
+//! | `malformed` | The cookies are of another application, or one of them occurs twice. |
+//! | `unknown_key` | The key has changed. `Tokens::in_memory()` makes a new one at each start. |
+//! | `unknown_session` | The store has no such session. With [`MemoryStore`] a restart loses all of them. |
+//! | `logged_out`, `revoked`, `displaced`, … | The session has ended, by this cause. |
+//! | `idle_expired`, `absolute_expired` | The session has expired. |
+//! | `reuse_detected` | Two clients used the same cookies. The audit log has both of them. |
 //!
-//! `tests/it/source_rules/imports.rs` defines, and tests, which module may import which.
+//! A 500 with a log line that names [`SilentRefreshLayer`] means that the handler's route is outside the layer.
 //!
-//! # Where to start
+//! # Compared with axum-login and tower-sessions
 //!
-//! [`services::rotation`] decides every refresh, in one pure function. [`services::store`] is the contract of the
-//! database. [`layer`] has the rules for cookies and responses, with examples.
+//! | | sekisho | axum-login with tower-sessions |
+//! |---|---|---|
+//! | a request of a signed-in user | verifies a signature or a cache entry, without I/O | reads the session and the user from the database |
+//! | writes | one row at each refresh, every 15 minutes | the session, whenever it changes or its expiry moves |
+//! | the cookie | two tokens, replaced at each refresh | one session id for the whole session |
+//! | a stolen cookie | is detected when both copies are used, and the session ends | is valid as long as the session |
+//! | the end of a session | at once here, within a second elsewhere, with its reason | at once, by its deletion |
+//! | data in the session | the user's id, address, roles, and [claims](identity::Claims) of up to 512 bytes | anything |
+//! | tests | across expiries, with an injected clock | with a short expiry and a wait |
 //!
-//! | to change | look at |
+//! Use tower-sessions for shopping carts and other data that changes with each request. Both can be used in one application.
+//!
+//! To move from axum-login: the users stay, and so does the check of the password.
+//!
+//! | axum-login, tower-sessions | sekisho |
 //! |---|---|
-//! | the headers of proxied requests | `write_headers` in `src/proxy/request.rs`, and `NAMES` in `src/proxy/reserved_headers.rs`, so that clients and routes cannot set the same header. For one route, without code: `routes.set_request_headers` |
-//! | the reasons for the end of a session | [`EndReason`](models::session::EndReason) and [`SessionEvent`](session_event::SessionEvent), each with its `ALL`; then the texts in `src/routers/error.rs` and `src/cli/session/row.rs`, and the table in `docs/troubleshooting.md` |
-//! | the configuration keys | [`config`], which lists the steps |
-//! | the layers around all requests | `src/app/stack.rs` |
-//! | the built-in endpoints | [`routers`]; `src/app/builtin.rs` mounts them |
-//! | the metrics | [`telemetry::metrics::METRICS`] |
+//! | `AuthnBackend::authenticate` | a function of your own, called before [`Sessions::sign_in`] |
+//! | `auth_session.login(&user)` | `sessions.sign_in(&request, SessionRequest::new(user.id, &user.email))`, and the result as part of the response |
+//! | `auth_session.logout()` | [`Sessions::sign_out`], likewise |
+//! | `auth_session.user`, `AuthUser` | [`CurrentUser`], with the subject; read the row of the user where a handler needs more |
+//! | `login_required!`, `permission_required!` | [`RequireUser`](layer::RequireUser), [`RequireRole`](layer::RequireRole), [`RedirectToSignIn`](layer::RedirectToSignIn) |
+//! | `session_auth_hash` | [`Tokens::end_all`] where the password is changed |
+//! | `SessionStore` | [`SqliteStore`], [`PostgresStore`], or another [`SessionStore`](services::store::SessionStore) |
+//!
+//! Users sign in once more, because the cookies are others.
 //!
 //! # Features
 //!
-//! - `server`: the gateway, with proxy, built-in endpoints, configuration and commands.
+//! - none: the layer, [`Tokens`] and [`MemoryStore`], without SQL, axum's server and password hashing.
 //! - `sqlite`, `postgres`: [`SqliteStore`] and [`PostgresStore`] for the sessions of an application; with `server`, its
 //!   databases.
+//! - `server`: the gateway, with proxy, built-in endpoints, configuration and commands. Its program needs both databases.
 //!
-//! All three are enabled by default, for `cargo install`. With `default-features = false` the crate is the layer,
-//! [`Tokens`] and [`MemoryStore`], without SQL, axum's server and password hashing; add the feature of a store.
-//! Features are additive. `docs/layer.md` lists what each pulls in.
+//! All three are enabled by default, because `cargo install` and `cargo run` build the gateway. Applications choose theirs
+//! with `default-features = false`. Features are additive. `docs/layer.md` lists what each pulls in.
 
 // This page and that of `services` link to modules that need other features. Links are checked with all
 // features.
@@ -91,7 +203,11 @@
     not(all(feature = "postgres", feature = "server", feature = "sqlite")),
     allow(rustdoc::broken_intra_doc_links)
 )]
+// On docs.rs, whose compiler is a nightly one, each item names the feature that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(doc)]
+pub mod architecture;
 pub mod client_info;
 pub mod client_share;
 pub mod clock;

@@ -25,6 +25,7 @@ const fn rule(
 
 /// The row with the longest matching module applies. A new top-level module needs a row.
 const TABLE: &[Rule] = &[
+    rule("architecture", ALL, &[]),
     rule("clock", &["models"], WEB),
     rule("identity", &["clock", "models"], WEB),
     rule("client_info", &[], WEB),
