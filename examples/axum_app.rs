@@ -75,8 +75,9 @@ async fn sign_in(
     let name = user.email.split('@').next().unwrap_or_default().to_owned();
     let new = SessionRequest { roles: Roles::new([user.role])?, ..SessionRequest::new(user.id, &user.email) };
     let signed_in = sessions.sign_in(&request, new.with_claims(&Profile { name })?).await?;
-    // A path of this site, or `/`: the value comes from the browser.
-    Ok((signed_in, Redirect::to(Next::parse(&way_back.next, "/").as_str())).into_response())
+    // Checked, since the value comes from the browser: `None` unless it is a path of this site.
+    let next = Next::parse(&way_back.next);
+    Ok((signed_in, Redirect::to(next.as_ref().map_or("/", Next::as_str))).into_response())
 }
 
 async fn sign_out(

@@ -54,13 +54,14 @@
 //! # mod example {
 //! use std::sync::Arc;
 //!
-//! use axum::extract::{Form, State};
+//! use axum::extract::{Form, Query, State};
 //! use axum::http::{StatusCode, request::Parts};
-//! use axum::response::Redirect;
+//! use axum::response::{Html, Redirect};
 //! use axum::{Router, routing::{get, post}};
+//! use sekisho::identity::Roles;
 //! use sekisho::layer::{RedirectToSignIn, RequireRole};
-//! use sekisho::{CookiePolicy, CurrentUser, SessionRequest, Sessions, SignIn, SignOut, Tokens};
-//! use sekisho::SqliteStore;
+//! use sekisho::next::Next;
+//! use sekisho::{CookiePolicy, CurrentUser, SessionRequest, Sessions, SignIn, SignOut, SqliteStore, Tokens};
 //! use tower_http::csrf::CsrfLayer;
 //!
 //! #[derive(serde::Deserialize)]
@@ -69,16 +70,31 @@
 //!     password: String,
 //! }
 //!
+//! #[derive(serde::Deserialize)]
+//! struct WayBack {
+//!     #[serde(default)]
+//!     next: String,
+//! }
+//!
+//! /// The form of `/sign-in?next=…` is sent to the same address, so that `next` comes back with it.
+//! async fn sign_in_page() -> Html<&'static str> {
+//!     Html(r#"<form method="post"><input name="email"><input name="password" type="password"><button>Sign in</button></form>"#)
+//! }
+//!
 //! async fn sign_in(
 //!     State(sessions): State<Sessions>,
+//!     Query(way_back): Query<WayBack>,
 //!     request: Parts,
 //!     Form(form): Form<Credentials>,
 //! ) -> Result<(SignIn, Redirect), StatusCode> {
 //!     // Find the user and check the password here. Ids are numbers, UUIDs, or text for `Subject::new`.
 //!     let user_id = if form.password == "correct horse battery" { 42 } else { return Err(StatusCode::UNAUTHORIZED) };
-//!     let new = SessionRequest::new(user_id, &form.email);
+//!     let roles = Roles::new(["admin"]).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+//!     let new = SessionRequest { roles, ..SessionRequest::new(user_id, &form.email) };
 //!     let signed_in = sessions.sign_in(&request, new).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-//!     Ok((signed_in, Redirect::to("/account")))
+//!     // Checked, since the value comes from the browser: `None` unless it is a path of this site.
+//!     let next = Next::parse(&way_back.next);
+//!     Ok((signed_in, Redirect::to(next.as_ref().map_or("/account", Next::as_str))))
 //! }
 //!
 //! async fn sign_out(State(sessions): State<Sessions>, request: Parts) -> Result<(SignOut, Redirect), StatusCode> {
@@ -95,10 +111,10 @@
 //!         .route("/reports", get(async || "For administrators."))
 //!         .route_layer(RequireRole::any(["admin"])?)
 //!         .route("/account", get(account))
-//!         // People are redirected to `/sign-in?next=…`. Programs get a 401.
+//!         // A page that a person opens is redirected to `/sign-in?next=…`. Scripts and programs get a 401.
 //!         .route_layer(sessions.layer().with_on_reject(RedirectToSignIn::new("/sign-in")?))
 //!         // Added after the layer: no session is needed.
-//!         .route("/sign-in", post(sign_in))
+//!         .route("/sign-in", get(sign_in_page).post(sign_in))
 //!         .route("/sign-out", post(sign_out))
 //!         .with_state(sessions)
 //!         // Protects all routes, sign-in included, against requests of other sites.
@@ -109,7 +125,7 @@
 //! async fn open(pool: &sqlx::SqlitePool, secret: String) -> Result<Sessions, Box<dyn std::error::Error>> {
 //!     let store = SqliteStore::open(pool).await?;
 //!     store.migrate().await?;
-//!     // At least 32 bytes, from `openssl rand -base64 32`.
+//!     // At least 32 random bytes, from `openssl rand -base64 32`.
 //!     let tokens = Tokens::builder().secret(secret).open(Arc::new(store)).await?;
 //!     // On plain http://, in development: `CookiePolicy::insecure_for_loopback()`.
 //!     Ok(Sessions::new(tokens, CookiePolicy::default()))
@@ -129,7 +145,51 @@
 //! # }
 //! ```
 //!
-//! `examples/axum_app.rs` is this application with pages, roles and tests. `docs/layer.md` explains each part.
+//! `examples/axum_app.rs` is this application with a table of users, claims and tests. `docs/layer.md` explains each part.
+//!
+//! # Tests across an expiry
+//!
+//! A [`ManualClock`](clock::ManualClock) takes the place of the system's. An access token lives for 15 minutes, or up to 5 %
+//! less, and is refreshed a little before.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use axum::{Router, body::Body, response::Response, routing::{get, post}};
+//! use http::{Request, StatusCode, header::SET_COOKIE, request::Parts};
+//! use sekisho::clock::ManualClock;
+//! use sekisho::{CookiePolicy, CurrentUser, SessionRequest, Sessions, Tokens};
+//! use tower::ServiceExt;
+//!
+//! /// Returns the `Cookie` that a browser sends after this response.
+//! fn cookies(response: &Response) -> String {
+//!     let set = response.headers().get_all(SET_COOKIE).iter().filter_map(|line| line.to_str().ok());
+//!     set.filter_map(|line| line.split(';').next()).collect::<Vec<_>>().join("; ")
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = Arc::new(ManualClock::default());
+//! let sessions = Sessions::new(Tokens::builder().clock(clock.clone()).build()?, CookiePolicy::default());
+//! # let handler_sessions = sessions.clone();
+//! # let sign_in = async move |request: Parts| {
+//! #     let signed_in = handler_sessions.sign_in(&request, SessionRequest::new(42, "ann@example.org")).await;
+//! #     signed_in.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+//! # };
+//! let app = Router::new()
+//!     .route("/account", get(async |user: CurrentUser| user.email.to_string()))
+//!     .route("/sign-in", post(sign_in))
+//!     .layer(sessions.layer());
+//!
+//! let signed_in = app.clone().oneshot(Request::post("/sign-in").body(Body::empty())?).await?;
+//! clock.advance(Duration::from_secs(16 * 60));
+//! let request = Request::get("/account").header("cookie", cookies(&signed_in)).body(Body::empty())?;
+//! let response = app.oneshot(request).await?;
+//! assert_eq!(response.status(), StatusCode::OK);
+//! assert_eq!(response.headers()["x-session-event"], "rotated");
+//! # Ok(()) }
+//! ```
 //!
 //! # Rules
 //!
@@ -164,7 +224,7 @@
 //! | | sekisho | axum-login with tower-sessions |
 //! |---|---|---|
 //! | a request of a signed-in user | verifies a signature or a cache entry, without I/O | reads the session and the user from the database |
-//! | writes | one row at each refresh, every 15 minutes | the session, whenever it changes or its expiry moves |
+//! | writes | one row, at each refresh and shortly after, every 15 minutes | the session, whenever it changes or its expiry moves |
 //! | the cookie | two tokens, replaced at each refresh | one session id for the whole session |
 //! | a stolen cookie | is detected when both copies are used, and the session ends | is valid as long as the session |
 //! | the end of a session | at once here, within a second elsewhere, with its reason | at once, by its deletion |

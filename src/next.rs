@@ -8,17 +8,18 @@ use percent_encoding::percent_decode;
 
 /// A path of the public origin with its query, to which a browser may be redirected.
 ///
-/// Anything else becomes [`Next::ROOT`]. A redirect to an unchecked value is an open redirect: browsers read
-/// `//host`, `/\host` and, because they remove tabs and line breaks, `/<tab>/host` as other hosts. The path is checked
-/// at each level of percent-encoding, because proxies and applications may decode it before they redirect.
+/// A redirect to an unchecked value is an open redirect: browsers read `//host`, `/\host` and, because they remove tabs
+/// and line breaks, `/<tab>/host` as other hosts. The path is checked at each level of percent-encoding, because proxies
+/// and applications may decode it before they redirect.
 ///
 /// ```
 /// use sekisho::next::Next;
 ///
-/// assert_eq!(Next::parse("/movies?page=2", "/auth").as_str(), "/movies?page=2");
-/// assert_eq!(Next::parse("//other.example/", "/auth"), Next::ROOT);
-/// assert_eq!(Next::parse("/%2Fother.example/", "/auth"), Next::ROOT);
-/// assert_eq!(Next::parse("/auth/sign-out", "/auth"), Next::ROOT);
+/// let next = Next::parse("/movies?page=2");
+/// assert_eq!(next.as_ref().map_or("/account", Next::as_str), "/movies?page=2");
+/// for elsewhere in ["", "//other.example/", "/%2Fother.example/", "/sign-out"] {
+///     assert_eq!(Next::parse(elsewhere), None);
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Next(Cow<'static, str>);
@@ -27,15 +28,18 @@ impl Next {
     /// The path `/`.
     pub const ROOT: Self = Self(Cow::Borrowed("/"));
 
-    /// Checks the decoded value of a query or form parameter. `auth_prefix` is the path below which the pages for
-    /// sign-in and sign-out are: `/auth`, or `/` for `/sign-in` and `/sign-out`.
+    /// Checks the decoded value of a query or form parameter. Returns `None` for anything but a path of this origin, and
+    /// for `/sign-in` and `/sign-out`, which are no place to return to.
     #[must_use]
-    pub fn parse(value: &str, auth_prefix: &str) -> Self {
-        if is_path_and_query(value) && is_path_of_origin(path_of(value), auth_prefix) {
-            Self(Cow::Owned(value.to_owned()))
-        } else {
-            Self::ROOT
-        }
+    pub fn parse(value: &str) -> Option<Self> {
+        Self::parse_outside(value, "/")
+    }
+
+    /// Checks as [`parse`](Self::parse), with the pages for sign-in and sign-out below `auth_prefix`.
+    #[must_use]
+    pub fn parse_outside(value: &str, auth_prefix: &str) -> Option<Self> {
+        let is_valid = is_path_and_query(value) && is_path_of_origin(path_of(value), auth_prefix);
+        is_valid.then(|| Self(Cow::Owned(value.to_owned())))
     }
 
     /// Returns the path and query. They are ASCII and valid in a `Location` header.
@@ -117,7 +121,7 @@ mod tests {
     use crate::test_seed::proptest_config;
 
     fn parse(value: &str) -> Next {
-        Next::parse(value, "/auth")
+        Next::parse_outside(value, "/auth").unwrap_or(Next::ROOT)
     }
 
     #[test]
@@ -170,8 +174,8 @@ mod tests {
         ] {
             assert_eq!(parse(value), Next::ROOT, "{value}");
         }
-        assert_eq!(Next::parse("/sign-in", "/"), Next::ROOT);
-        assert_eq!(Next::parse("/a%20b/sign-in", "/a%20b"), Next::ROOT);
+        assert_eq!(Next::parse("/sign-in"), None);
+        assert_eq!(Next::parse_outside("/a%20b/sign-in", "/a%20b"), None);
     }
 
     proptest! {

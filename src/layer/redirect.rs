@@ -74,7 +74,7 @@ impl RedirectToSignIn {
             return None;
         }
         let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let next = Next::parse(target, "/");
+        let next = Next::parse(target).unwrap_or(Next::ROOT);
         let next = utf8_percent_encode(next.as_str(), QUERY_VALUE);
         let location = match query {
             Some(query) => format!("{path}?{query}&next={next}"),

@@ -1,10 +1,12 @@
 //! Errors of the creation of tokens.
 
+use std::fmt;
+
 use super::keys::KeyError;
 use super::store::StoreError;
 
 /// Error of [`TokensBuilder::build`](super::token::TokensBuilder::build).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// A key cannot be used.
@@ -29,8 +31,15 @@ impl BuildError {
     }
 }
 
+/// Shows the message with its remedy, since `main` and `unwrap` print errors in this form.
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 /// Error of [`TokensBuilder::open`](super::token::TokensBuilder::open).
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenTokensError {
     /// A setting or a key cannot be used.
@@ -65,6 +74,14 @@ pub enum OpenTokensError {
         /// The cause.
         source: StoreError,
     },
+}
+
+/// As that of [`BuildError`].
+impl fmt::Debug for OpenTokensError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        if let Self::Store { source, .. } = self { write!(f, ": {source:?}") } else { Ok(()) }
+    }
 }
 
 impl OpenTokensError {

@@ -45,6 +45,8 @@ use crate::duration_format::format_duration;
 /// assert_eq!(error.to_string(), "grace: expected at most 7m 30s, half of access_ttl (15m)");
 /// let error = Tokens::builder().secret("too short").build().expect_err("too short");
 /// assert!(error.to_string().contains("shorter than 32 bytes"));
+/// // `main` prints errors in this form.
+/// assert!(format!("{error:?}").contains("generate one with `openssl rand -base64 32`"));
 /// # Ok(())
 /// # }
 /// ```
@@ -105,7 +107,9 @@ impl TokensBuilder {
         self
     }
 
-    /// Signs with HS256, with a key derived from this secret of at least 32 bytes.
+    /// Signs with HS256, with a key derived from this secret of at least 32 random bytes (`openssl rand -base64 32`).
+    ///
+    /// Secrets that repeat themselves, placeholders and published ones are refused, in tests too.
     pub fn secret(mut self, secret: impl Into<SecretString>) -> Self {
         self.keys = KeySource::Secret(secret.into());
         self

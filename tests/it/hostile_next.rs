@@ -21,7 +21,7 @@ fn file() -> String {
 fn hostile_values_stay_on_the_origin() {
     let origin = Url::parse(ORIGIN).unwrap();
     for value in values() {
-        let next = Next::parse(&value, "/auth");
+        let next = Next::parse_outside(&value, "/auth").unwrap_or(Next::ROOT);
         let target = origin.join(next.as_str()).unwrap();
         assert_eq!(target.as_str(), "https://app.example/", "{value:?}");
     }

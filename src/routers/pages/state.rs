@@ -55,7 +55,8 @@ impl PagesState {
 
     /// Returns the checked parameter `next` of a request.
     pub(super) fn next(&self, uri: &Uri) -> Next {
-        Next::parse(&query_value(uri, "next").unwrap_or_default(), &self.auth_prefix)
+        let value = query_value(uri, "next").unwrap_or_default();
+        Next::parse_outside(&value, &self.auth_prefix).unwrap_or(Next::ROOT)
     }
 }
 
