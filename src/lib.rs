@@ -242,7 +242,7 @@
 //! | `auth_session.logout()` | [`Sessions::sign_out`], likewise |
 //! | `auth_session.user`, `AuthUser` | [`CurrentUser`], with the subject; read the row of the user where a handler needs more |
 //! | `login_required!`, `permission_required!` | [`RequireUser`](layer::RequireUser), [`RequireRole`](layer::RequireRole), [`RedirectToSignIn`](layer::RedirectToSignIn) |
-//! | `session_auth_hash` | [`Tokens::end_all`] where the password is changed |
+//! | `session_auth_hash` | [`Tokens::end_all`] where the password is changed; and after a sign-in a second look at the user, whose password may have been changed since it was checked |
 //! | `SessionStore` | [`SqliteStore`], [`PostgresStore`], or another [`SessionStore`](services::store::SessionStore) |
 //!
 //! Users sign in once more, because the cookies are others.

@@ -122,7 +122,7 @@ impl Sessions {
     ///
     /// The new session is a browser session of the client that sent `request`. It replaces that of
     /// [`SessionRequest::replaces`], or else the one whose cookies came with the request. If they name several, all of
-    /// them end.
+    /// them end. After an error none has ended.
     ///
     /// # Errors
     ///
@@ -134,13 +134,23 @@ impl Sessions {
         if let Some(replaced) = replaces {
             named.remove(&replaced);
         }
-        if !named.is_empty() {
-            self.tokens.end_list(named.into_iter().collect(), EndReason::LoggedOut, &client).await?;
-        }
-        let new = SessionRequest { kind: SessionKind::Browser, client, replaces, ..new };
+        let new = SessionRequest { kind: SessionKind::Browser, client: client.clone(), replaces, ..new };
         let issued = self.tokens.sign_in(new).await?;
         let cookies = SessionCookies::set(&self.cookies, &issued.tokens)?;
+        self.end_others(named, &client).await;
         Ok(SignIn { session: issued.session, identity: issued.tokens.identity, cookies })
+    }
+
+    /// Ends further sessions that the cookies of a sign-in name. The sign-in has succeeded, whether or not this does.
+    async fn end_others(&self, sessions: BTreeSet<SessionId>, client: &ClientInfo) {
+        if sessions.is_empty() {
+            return;
+        }
+        let ended = self.tokens.end_list(sessions.into_iter().collect(), EndReason::LoggedOut, client).await;
+        if let Err(error) = ended {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "sessions of duplicate cookies were not ended at a sign-in");
+        }
     }
 
     /// Ends every session that the cookies of a request name, valid or not, and clears the cookies.

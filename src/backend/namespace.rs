@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 /// The names under which a store keeps its tables: a schema of PostgreSQL, or a prefix of the tables of SQLite.
 ///
-/// Stores of different namespaces in one database share nothing. The default is `sekisho`: the table of sessions
+/// Stores of different namespaces in one database share no rows. Their tokens are told apart by secret, issuer or audience
+/// alone: see [`TokensBuilder::secret`](crate::services::token::TokensBuilder::secret). The default is `sekisho`: the table of sessions
 /// is `sekisho.sessions` in PostgreSQL and `sekisho_sessions` in SQLite.
 ///
 /// ```

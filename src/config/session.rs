@@ -7,7 +7,7 @@ use super::raw::RawSettings;
 use super::tokens::Tokens;
 use crate::duration_format::format_duration;
 use crate::layer::OnStoreLoss;
-use crate::services::tokens_builder::{SESSIONS_PER_USER, max_grace};
+use crate::services::tokens_builder::{SESSIONS_PER_USER, max_grace, min_keep_ended};
 
 /// Lifetime and limits of sessions: `[session]`.
 #[derive(Clone, Debug)]
@@ -67,10 +67,8 @@ impl Session {
         Ok(())
     }
 
-    /// The row of an ended session must outlive its access tokens: replicas learn from it which tokens to
-    /// reject.
     fn check_keep_ended(&self, settings: &RawSettings, tokens: &Tokens) -> Result<(), ConfigError> {
-        let min = tokens.access_ttl + tokens.leeway + 2 * self.grace + MARGIN;
+        let min = min_keep_ended(tokens.access_ttl, tokens.leeway, self.grace);
         if self.keep_ended >= min {
             return Ok(());
         }
@@ -104,9 +102,6 @@ impl Session {
 
 const MAX_PER_USER: &str = "session.max_per_user";
 const ON_STORE_LOSS: &str = "session.on_store_loss";
-
-/// Allowance for slow statements and purges.
-const MARGIN: Duration = Duration::from_secs(60);
 
 /// Thirty seconds until a browser has written its cookies to disk, and fifteen for clock skew.
 const RECOMMENDED_MIN_GRACE: Duration = Duration::from_secs(45);

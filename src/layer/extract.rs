@@ -8,7 +8,7 @@ use http::{Extensions, Uri};
 use serde::de::DeserializeOwned;
 
 use super::forbidden::Forbidden;
-use super::reject::Rejection;
+use super::reject::{Rejection, RejectionKind};
 use crate::identity::{Identity, NoClaims};
 use crate::problem::Problem;
 
@@ -95,14 +95,17 @@ impl<S: Sync, C: DeserializeOwned> FromRequestParts<S> for CurrentUser<C> {
     }
 }
 
-/// `None` for anonymous requests. A missing layer and claims of another type are errors here too.
+/// `None` for anonymous requests. A missing layer, claims of another type, and a session that cannot be checked are
+/// errors here too.
 impl<S: Sync, C: DeserializeOwned> OptionalFromRequestParts<S> for CurrentUser<C> {
     type Rejection = NotSignedIn;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, NotSignedIn> {
         match identity_of(&parts.extensions, &parts.uri) {
             Ok(identity) => Self::new(identity, &parts.uri).map(Some),
-            Err(NotSignedIn::Rejected(_)) => Ok(None),
+            Err(NotSignedIn::Rejected(rejection)) if rejection.kind == RejectionKind::Unauthenticated => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -114,6 +114,8 @@ where
                 State::Ready { response: Some(Box::new(response)) }
             }
             None => {
+                // An outer layer with other sessions may have accepted the request. Here it is anonymous.
+                request.extensions_mut().remove::<Identity>();
                 request.extensions_mut().insert(rejection);
                 let action = ResponseAction::Anonymous { rejection, policy: Arc::clone(&settings.cookies) };
                 State::Calling { future: inner.call(request), action: Some(Box::new(action)) }

@@ -17,8 +17,8 @@ use crate::next::Next;
 /// from the browser, and an unchecked one may lead to another site. The page itself is outside the layer, or behind one
 /// that lets anonymous requests continue.
 ///
-/// With axum, `nest` removes its path from requests. Put the layer around the router that contains the nested one, or
-/// `next` lacks that path.
+/// With axum, `nest` removes its path from requests. Put the layer around the router that contains the nested one:
+/// inside of it `next` lacks that path, and a sign-in page within would redirect to itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::get};

@@ -110,11 +110,12 @@ impl Rejection {
 /// ```
 /// use std::sync::Arc;
 /// use http::Response;
-/// use sekisho::layer::{CookiePolicy, RejectedRequest, SilentRefreshLayer, TokenService};
+/// use sekisho::layer::{CookiePolicy, RejectedRequest, RejectionKind, SilentRefreshLayer, TokenService};
 ///
-/// /// Rejects anonymous requests of the API. Pages are for everyone.
+/// /// Rejects anonymous requests of the API. Pages are for everyone, unless it is unknown who asks.
 /// fn reject_api(rejected: &RejectedRequest<'_>) -> Option<Response<String>> {
-///     rejected.uri.path().starts_with("/api/").then(|| rejected.rejection.problem())
+///     let is_unknown = rejected.rejection.kind == RejectionKind::Unavailable;
+///     (is_unknown || rejected.uri.path().starts_with("/api/")).then(|| rejected.rejection.problem())
 /// }
 ///
 /// # fn session_layer<T: TokenService>(tokens: Arc<T>) -> SilentRefreshLayer<T, impl Clone> {

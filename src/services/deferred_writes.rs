@@ -13,6 +13,7 @@ mod buffer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use self::buffer::{Batch, Buffer, FlushNeeded, UnwrittenUse, first_use_on_thread};
@@ -44,6 +45,7 @@ struct Inner {
     revocations: Arc<Revocations>,
     runtime: StoreRuntime,
     settings: SessionSettings,
+    is_closed: AtomicBool,
 }
 
 impl DeferredWrites {
@@ -54,7 +56,18 @@ impl DeferredWrites {
         runtime: StoreRuntime,
         settings: SessionSettings,
     ) -> Self {
-        Self(Arc::new(Inner { buffer: Buffer::default(), store, clock, revocations, runtime, settings }))
+        let buffer = Buffer::default();
+        let is_closed = AtomicBool::new(false);
+        Self(Arc::new(Inner { buffer, store, clock, revocations, runtime, settings, is_closed }))
+    }
+
+    /// Ends scheduled flushes and retries, so that nothing holds the store.
+    pub(super) fn close(&self) {
+        self.0.is_closed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Relaxed)
     }
 
     /// Records a confirmed use, once per thread. `client` is evaluated only if it is recorded.
@@ -117,7 +130,7 @@ impl DeferredWrites {
 
     /// Schedules a flush after `delay`, if one is needed and there is a runtime to run it.
     fn schedule_flush(&self, needed: FlushNeeded, delay: Duration) {
-        if !needed.0 {
+        if !needed.0 || self.is_closed() {
             return;
         }
         let Some(runtime) = self.0.runtime.handle() else {
@@ -127,6 +140,9 @@ impl DeferredWrites {
         let writes = self.clone();
         runtime.spawn(async move {
             tokio::time::sleep(delay).await;
+            if writes.is_closed() {
+                return;
+            }
             if let Err(error) = writes.flush().await {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "deferred writes failed, will retry");

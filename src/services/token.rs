@@ -17,6 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
+use secrecy::SecretString;
 use serde::Serialize;
 
 use super::audit_log::AuditLog;
@@ -160,31 +161,23 @@ impl Tokens {
     /// Creates a session and issues its tokens.
     ///
     /// No other method inserts a session. The session that it replaces is terminated, and so are the
-    /// user's oldest sessions of the same kind beyond [`SessionSettings::max_per_user`].
+    /// user's oldest sessions of the same kind beyond [`SessionSettings::max_per_user`]. A sign-in that has begun runs to
+    /// completion, also if the future is dropped.
     ///
     /// # Errors
     ///
     /// [`SignInError::Refused`] if the user has changed since the password was checked, and
     /// [`SignInError::TokenTooLong`] if roles and claims are too long for a cookie.
     pub async fn sign_in(&self, request: SessionRequest<'_>) -> Result<IssuedSession, SignInError> {
-        let Inner { store, issuer, .. } = &*self.inner;
+        let issuer = &self.inner.issuer;
         let now = issuer.clock.now();
         let session = issuer.new_session(&request, now)?;
         let tokens = issuer.issue_checked(&session, now)?;
-        let new = NewSession {
-            session: &session,
-            hashed_password: request.hashed_password,
-            replaces: request.replaces,
-            max_per_user: issuer.settings.max_per_user,
-        };
-        let InsertOutcome::Inserted { terminated } = store.insert_session(&new).await? else {
-            return Err(SignInError::Refused);
-        };
-        for id in terminated {
-            let is_replaced = request.replaces == Some(id);
-            let reason = if is_replaced { EndReason::LoggedOut } else { EndReason::Displaced };
-            self.inner.revocations.mark_terminated(&[id], SessionEnd { at: session.created_at, reason });
-        }
+        let inner = Arc::clone(&self.inner);
+        let hashed_password = request.hashed_password.cloned();
+        let replaces = request.replaces;
+        let inserted = run_detached(async move { inner.insert(session, hashed_password, replaces).await });
+        let session = inserted.await?.ok_or(SignInError::Refused)?;
         Ok(IssuedSession { session, tokens })
     }
 
@@ -370,6 +363,9 @@ impl Tokens {
 
     /// Ends all sessions of a user on behalf of `client`, but `except`, and returns their ids.
     ///
+    /// After a change of the password, a sign-in that has checked the former one may still create a session. Look at the
+    /// user again after [`sign_in`](Self::sign_in), and [`end`](Self::end) the session if the password is another.
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -532,6 +528,7 @@ impl Tokens {
     pub async fn stop(&self) -> Result<(), StoreError> {
         let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
         tasks.shutdown().await;
+        self.inner.deferred.close();
         self.flush_deferred().await
     }
 
@@ -614,6 +611,38 @@ impl Tokens {
         let cached = CachedToken::new(token, issuer.settings.grace);
         verified.insert(access_token, keys, micros(now), &cached);
         Ok(cached)
+    }
+}
+
+impl Inner {
+    /// Inserts a session, and lists those that it terminates. Returns `None` if the user may not sign in.
+    async fn insert(
+        &self,
+        session: Session,
+        hashed_password: Option<SecretString>,
+        replaces: Option<SessionId>,
+    ) -> Result<Option<Session>, StoreError> {
+        let new = NewSession {
+            session: &session,
+            hashed_password: hashed_password.as_ref(),
+            replaces,
+            max_per_user: self.issuer.settings.max_per_user,
+        };
+        let InsertOutcome::Inserted { terminated } = self.store.insert_session(&new).await? else {
+            return Ok(None);
+        };
+        for id in terminated {
+            let reason = if replaces == Some(id) { EndReason::LoggedOut } else { EndReason::Displaced };
+            self.revocations.mark_terminated(&[id], SessionEnd { at: session.created_at, reason });
+        }
+        Ok(Some(session))
+    }
+}
+
+/// Deferred writes end with the tokens.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.deferred.close();
     }
 }
 

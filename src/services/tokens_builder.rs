@@ -109,6 +109,8 @@ impl TokensBuilder {
 
     /// Signs with HS256, with a key derived from this secret of at least 32 random bytes (`openssl rand -base64 32`).
     ///
+    /// Two applications need two secrets, issuers or audiences: otherwise each accepts the access tokens of the other.
+    ///
     /// Secrets that repeat themselves, placeholders and published ones are refused, in tests too.
     pub fn secret(mut self, secret: impl Into<SecretString>) -> Self {
         self.keys = KeySource::Secret(secret.into());
@@ -183,13 +185,15 @@ impl TokensBuilder {
         self
     }
 
-    /// Sets how long [`open`](Self::open) keeps a session after its end: 30 days by default.
+    /// Sets how long [`open`](Self::open) keeps a session after its end: longer than its access tokens are valid, 30 days
+    /// by default.
     pub fn keep_ended(mut self, time: Duration) -> Self {
         self.keep_ended = time;
         self
     }
 
-    /// Sets how long [`open`](Self::open) keeps entries of the audit log: a year by default. `None` keeps all.
+    /// Sets how long [`open`](Self::open) keeps entries of the audit log: up to ten years, a year by default. `None`
+    /// keeps all.
     pub fn keep_audit(mut self, time: Option<Duration>) -> Self {
         self.keep_audit = time;
         self
@@ -216,6 +220,7 @@ impl TokensBuilder {
 
     /// Creates tokens over a store that outlives the process, and that other processes may share.
     ///
+    /// The current runtime must run for as long as the tokens are used.
     /// It starts the clock of the sessions where the last process stopped it, or beside those that run, which takes up
     /// to 2.5 seconds. It compares issuer, audience and keys with theirs. Tasks on the current runtime learn of sessions
     /// that others end, and delete old rows, until [`Tokens::stop`], or until the last clone is dropped. It uses `store`
@@ -245,6 +250,7 @@ impl TokensBuilder {
     /// key is required.
     pub async fn open(self, store: Arc<dyn PersistentStore>) -> Result<Tokens, OpenTokensError> {
         self.check()?;
+        self.check_retention()?;
         if matches!(self.keys, KeySource::Generated) {
             return Err(BuildError::setting("secret", EXPECTED_KEY).into());
         }
@@ -280,6 +286,24 @@ impl TokensBuilder {
         if self.leeway >= access_ttl {
             let limit = format!("expected less than access_ttl ({})", format_duration(access_ttl));
             return Err(BuildError::setting("leeway", limit));
+        }
+        Ok(())
+    }
+
+    fn check_retention(&self) -> Result<(), BuildError> {
+        let SessionSettings { access_ttl, grace, .. } = self.settings;
+        let min_ended = min_keep_ended(access_ttl, self.leeway, grace);
+        if self.keep_ended < min_ended {
+            let min = format_duration(min_ended);
+            let sum = "the sum of access_ttl, leeway, twice grace and a minute";
+            return Err(BuildError::setting("keep_ended", format!("expected at least {min}, {sum}")));
+        }
+        let kept = [("keep_ended", Some(self.keep_ended)), ("keep_audit", self.keep_audit)];
+        for (setting, time) in kept.into_iter().filter_map(|(setting, time)| Some((setting, time?))) {
+            if time > MAX_LIFETIME {
+                let limit = format!("expected at most {}", format_duration(MAX_LIFETIME));
+                return Err(BuildError::setting(setting, limit));
+            }
         }
         Ok(())
     }
@@ -345,6 +369,13 @@ impl fmt::Debug for TokensBuilder {
             .field("leeway", &self.leeway)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the minimum time for which sessions are kept after their end.
+///
+/// The row of an ended session must outlive its access tokens: processes learn from it which tokens to reject.
+pub(crate) fn min_keep_ended(access_ttl: Duration, leeway: Duration, grace: Duration) -> Duration {
+    access_ttl + leeway + 2 * grace + Duration::from_secs(60)
 }
 
 /// Returns the maximum grace period.

@@ -7,7 +7,9 @@ use axum::body::Body;
 use axum::routing::get;
 use http::{Request, Response};
 use sekisho::identity::InvalidRole;
-use sekisho::layer::{CurrentUser, Forbidden, RequireRole, RequireUser};
+use sekisho::layer::{
+    CookiePolicy, CurrentUser, Forbidden, RejectedRequest, RequireRole, RequireUser, SilentRefreshLayer,
+};
 
 use super::{capture_log, fixture, render, send, summary};
 
@@ -35,6 +37,26 @@ async fn ask(path: &str, cookies: &str) -> Response<String> {
     send(app().layer(fixture().layer()), request).await
 }
 
+/// An outer layer has accepted the request with cookies of its own, in which the inner one finds no session.
+#[tokio::test]
+async fn user_of_an_outer_layer_does_not_pass_the_guards_of_an_inner_one() {
+    let inner = SilentRefreshLayer::new(fixture().tokens, CookiePolicy::default());
+    let app = app().layer(inner).layer(fixture().layer());
+    for path in ["/user", "/any", "/handler"] {
+        let request = Request::get(path).header("cookie", "access_token=admin").body(Body::empty()).unwrap();
+        assert_eq!(send(app.clone(), request).await.status(), 401, "{path}");
+    }
+}
+
+/// The application's own handling of rejected requests may let them continue.
+#[tokio::test]
+async fn session_that_cannot_be_checked_is_not_anonymous() {
+    let layer = fixture().layer().with_on_reject(|_: &RejectedRequest<'_>| None::<Response<Body>>);
+    let request = Request::get("/may").header("cookie", "refresh_token=store-down").body(Body::empty());
+    let response = send(app().layer(layer), request.unwrap()).await;
+    assert_eq!(summary(&response), r#"503 "problem" store_unavailable untouched"#);
+}
+
 #[tokio::test]
 async fn guards_decide_by_user_and_roles() {
     for (path, cookies, expected) in [
@@ -53,6 +75,7 @@ async fn guards_decide_by_user_and_roles() {
         ("/handler", "access_token=admin", r#"200 "done" - untouched"#),
         // A guard is for its own routes alone.
         ("/may", "", r#"200 "anonymous" missing untouched"#),
+        ("/may", "refresh_token=logged-out", r#"200 "anonymous" logged_out untouched"#),
         ("/elsewhere", "", r#"404 "" missing untouched"#),
     ] {
         assert_eq!(summary(&ask(path, cookies).await), expected, "{path} {cookies}");

@@ -13,10 +13,11 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use sekisho::client_info::{ClientAddress, ClientInfo};
 use sekisho::clock::ManualClock;
-use sekisho::identity::SessionId;
+use sekisho::identity::{Roles, SessionId};
 use sekisho::layer::{CookiePolicy, CurrentUser, IllegalToken, RefreshedSession, Reject401, SessionCookies};
 use sekisho::models::session::EndReason;
 use sekisho::models::user::UserId;
+use sekisho::services::token::SignInError;
 use sekisho::session_event::SessionEvent;
 use sekisho::{SessionRequest, Sessions, SignIn, SignOut, Tokens};
 use uuid::Uuid;
@@ -102,6 +103,20 @@ async fn sign_in_sets_cookies_that_last_beyond_an_expiry() {
     assert_eq!((account.body().as_str(), event(&account)), ("ann@example.org", Some("rotated")));
     let account = app.send("GET", "/account", &cookies_of(&account)).await;
     assert_eq!(event(&account), None);
+}
+
+/// The cookies name two sessions, as after an exchange of one of them.
+#[tokio::test]
+async fn failed_sign_in_ends_no_session() {
+    let app = App::new();
+    let (first, second) = (app.sign_in("").await, app.sign_in("").await);
+    let cookies = format!("{first}; {second}");
+    let request = Request::post("/").header("cookie", cookies).body(()).unwrap().into_parts().0;
+    let roles = Roles::new((0..400).map(|number| format!("role-{number}"))).unwrap();
+    let new = SessionRequest { roles, ..SessionRequest::new(ANN, "ann@example.org") };
+    let error = app.sessions.sign_in(&request, new).await.unwrap_err();
+    assert!(matches!(error, SignInError::TokenTooLong(_)), "{error}");
+    assert_eq!(app.live().await.len(), 2);
 }
 
 #[tokio::test]

@@ -117,6 +117,23 @@ async fn tasks_end_with_the_last_clone() {
     assert_eq!(Arc::strong_count(&deployment.store), 1);
 }
 
+/// Without the row of an ended session, a new process would accept its access tokens again.
+#[tokio::test(start_paused = true)]
+async fn retention_outside_of_its_limits_is_refused() {
+    let deployment = Deployment::new();
+    let new = || Tokens::builder().signing_key(deployment.key.clone());
+    let at_least =
+        "keep_ended: expected at least 18m 5s, the sum of access_ttl, leeway, twice grace and a minute";
+    for (builder, message) in [
+        (new().keep_ended(Duration::ZERO), at_least),
+        (new().keep_ended(Duration::MAX), "keep_ended: expected at most 3652d 12h"),
+        (new().keep_audit(Some(Duration::MAX)), "keep_audit: expected at most 3652d 12h"),
+    ] {
+        let error = builder.open(deployment.store.clone()).await.expect_err("outside of its limits");
+        assert_eq!(error.to_string(), message);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn key_is_required() {
     let error = Tokens::builder().open(Arc::new(MemoryStore::default())).await.expect_err("no key");

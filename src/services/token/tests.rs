@@ -484,6 +484,33 @@ async fn termination_completes_when_the_caller_is_dropped() {
     assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
 }
 
+#[tokio::test]
+async fn sign_in_completes_when_the_caller_is_dropped() {
+    let (fixture, client) = TokensFixture::with_browser().await;
+    let blocked = fixture.store.block().await;
+    let again = SessionRequest { replaces: Some(client.session), ..sign_in(SessionKind::Browser) };
+    let mut signing_in = Box::pin(fixture.tokens.sign_in(again));
+    assert!(poll_once(signing_in.as_mut()).is_pending());
+    drop(signing_in);
+    drop(blocked);
+    while verify(&fixture, &client).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(verify(&fixture, &client).map(drop), Err(VerifyError::Ended(SessionEvent::LoggedOut)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopped_tokens_make_no_store_calls() {
+    let (fixture, client) = TokensFixture::with_browser().await;
+    fixture.advance(BEYOND_GRACE);
+    verify(&fixture, &client).expect("valid");
+    fixture.store.set_unavailable(true);
+    assert!(fixture.tokens.stop().await.is_err());
+    fixture.store.take_calls();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(fixture.store.take_calls(), [""; 0]);
+}
+
 /// A8: the number of store calls does not depend on the number of sessions.
 #[tokio::test]
 async fn list_of_sessions_is_terminated_with_a_few_store_calls() {
