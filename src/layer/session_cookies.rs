@@ -5,14 +5,18 @@ use axum_core::response::{IntoResponse, IntoResponseParts, Response, ResponsePar
 use http::header::HeaderValue;
 
 use super::cookies::{CookiePolicy, IllegalToken};
-use super::headers::append_cookies;
+use super::headers::{remove_event, replace_cookies};
 use super::token::RefreshedSession;
+use crate::session_event::SessionEvent;
 
 /// The two session cookies of a response, set or cleared, with `Cache-Control: private, no-store` and `Vary: Cookie`.
 ///
 /// For sign-in and sign-out with a [`TokenService`](super::TokenService) of your own. With
 /// [`Tokens`](crate::services::token::Tokens), [`Sessions`](crate::sessions::Sessions) does the whole work. The layer
 /// leaves a response with these cookies as it is.
+///
+/// A response either sets or clears the cookies: each part replaces the cookies of those before it, and a cookie that
+/// is set removes an `X-Session-Event: logged_out`.
 ///
 /// ```
 /// use axum::response::{IntoResponse, Redirect};
@@ -35,7 +39,11 @@ use super::token::RefreshedSession;
 /// ```
 #[derive(Clone)]
 #[must_use = "the cookies are set by the response that they are part of"]
-pub struct SessionCookies([HeaderValue; 2]);
+pub struct SessionCookies {
+    values: [HeaderValue; 2],
+    /// True if the values clear the cookies.
+    clears: bool,
+}
 
 impl SessionCookies {
     /// Returns the cookies that carry the tokens of `session`.
@@ -44,12 +52,13 @@ impl SessionCookies {
     ///
     /// Returns [`IllegalToken`] if a token contains anything but cookie octets, which [`RefreshedSession`] forbids.
     pub fn set(policy: &CookiePolicy, session: &RefreshedSession) -> Result<Self, IllegalToken> {
-        policy.set(&session.access_token, &session.refresh_token, session.max_age).map(Self)
+        let values = policy.set(&session.access_token, &session.refresh_token, session.max_age)?;
+        Ok(Self { values, clears: false })
     }
 
     /// Returns the cookies that clear those of the browser.
     pub fn clear(policy: &CookiePolicy) -> Self {
-        Self(policy.clear())
+        Self { values: policy.clear(), clears: true }
     }
 }
 
@@ -57,7 +66,12 @@ impl IntoResponseParts for SessionCookies {
     type Error = Infallible;
 
     fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
-        append_cookies(response.headers_mut(), self.0);
+        let headers = response.headers_mut();
+        if !self.clears {
+            // Of a sign-out in the same response, which the sign-in follows.
+            remove_event(headers, SessionEvent::LoggedOut);
+        }
+        replace_cookies(headers, self.values);
         Ok(response)
     }
 }

@@ -187,6 +187,42 @@ async fn layer_adds_no_cookies_of_its_own() {
     assert_eq!(app.live().await, []);
 }
 
+/// The handler returns both.
+#[tokio::test]
+async fn last_of_sign_in_and_sign_out_wins() {
+    let App { sessions, .. } = App::new();
+    let (request, ()) = Request::new(()).into_parts();
+    let parts = async || {
+        let signed_in = sessions.sign_in(&request, SessionRequest::new(ANN, "ann@example.org")).await;
+        let others = ["theme=dark; Path=/", "access_token_of=x", "xrefresh_token=y"];
+        let others = AppendHeaders(others.map(|cookie| (SET_COOKIE, cookie)));
+        (others, sessions.sign_out(&request).await.unwrap(), signed_in.unwrap())
+    };
+    let summary = |response: Response<Body>| {
+        let (parts, _body) = response.into_parts();
+        assert_eq!(all(&parts.headers, &VARY), ["Cookie"]);
+        let cookies = all(&parts.headers, &SET_COOKIE).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        (cookies, parts.headers.get("x-session-event").cloned())
+    };
+
+    let (others, signed_out, signed_in) = parts().await;
+    let (cookies, event) = summary((signed_out, others, signed_in, "welcome").into_response());
+    assert_eq!((cookies.len(), event), (5, None), "{cookies:?}");
+    assert_eq!(cookies[..3], ["theme=dark; Path=/", "access_token_of=x", "xrefresh_token=y"]);
+    assert!(cookies[3..].iter().all(|cookie| !cookie.contains("Max-Age=0")), "{cookies:?}");
+
+    let (others, signed_out, signed_in) = parts().await;
+    let (cookies, event) = summary((signed_in, others, signed_out, "goodbye").into_response());
+    assert_eq!(cookies[..3], ["theme=dark; Path=/", "access_token_of=x", "xrefresh_token=y"]);
+    assert_eq!(cookies[3..], CLEARED);
+    assert_eq!(event.unwrap(), "logged_out");
+
+    // Another event is kept.
+    let (_, _, signed_in) = parts().await;
+    let (cookies, event) = summary(([("x-session-event", "revoked")], signed_in, ()).into_response());
+    assert_eq!((cookies.len(), event.unwrap()), (2, "revoked".parse().unwrap()));
+}
+
 #[tokio::test]
 async fn debug_shows_no_token() {
     let app = App::new();
