@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::raw::RawSettings;
 use super::server::Server;
 use crate::http_headers::is_token_byte;
-use crate::layer::SameSite;
+use crate::layer::{CookiePolicy, SameSite};
 
 /// The session cookies: `[cookies]`. They are always `HttpOnly`, with `Path=/` and without `Domain`.
 #[derive(Clone, Debug)]
@@ -80,8 +80,15 @@ fn name(settings: &RawSettings, key: &str, plain: &str, secure: bool) -> Result<
     let Some(name) = settings.text(key)? else {
         return Ok(if secure { format!("__Host-{plain}") } else { plain.to_owned() });
     };
-    if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(is_token_byte) {
-        let problem = format!("expected a cookie name of at most {MAX_NAME_LEN} letters, digits and -_.");
+    let max = CookiePolicy::MAX_NAME_LEN;
+    if name.is_empty() || !name.bytes().all(is_token_byte) {
+        let problem = format!("expected a cookie name of at most {max} letters, digits and -_.");
+        return Err(settings.invalid(key, problem));
+    }
+    if name.len() > max {
+        let len = name.len();
+        let problem =
+            format!("the name has {len} bytes, but at most {max} are allowed: choose a shorter one");
         return Err(settings.invalid(key, problem));
     }
     // Browsers recognise the prefixes in any case.
@@ -100,6 +107,3 @@ const REFRESH_NAME: &str = "refresh_token";
 const SECURE: &str = "cookies.secure";
 const SAME_SITE: &str = "cookies.same_site";
 const PARTITIONED: &str = "cookies.partitioned";
-
-/// In bytes. Browsers limit name and value together to 4,096.
-const MAX_NAME_LEN: usize = 128;

@@ -32,7 +32,12 @@ pub struct CookiePolicy {
 }
 
 impl CookiePolicy {
-    /// Creates a policy with these names and attributes.
+    /// Maximum length of a name in bytes. Browsers limit name and value together to 4,096 bytes, and an access token has
+    /// up to 4,000.
+    pub(crate) const MAX_NAME_LEN: usize = 64;
+
+    /// Creates a policy with these names and attributes. A name has at most 64 bytes, because browsers limit name and
+    /// value together.
     ///
     /// # Errors
     ///
@@ -206,6 +211,9 @@ impl CookiePolicy {
             if name.is_empty() || !name.bytes().all(is_token_byte) {
                 return Err(CookiePolicyError::IllegalName(name.to_owned()));
             }
+            if name.len() > Self::MAX_NAME_LEN {
+                return Err(CookiePolicyError::NameTooLong(name.to_owned()));
+            }
             if !self.secure && has_secure_prefix(name) {
                 return Err(CookiePolicyError::PrefixNeedsSecure(name.to_owned()));
             }
@@ -242,6 +250,12 @@ pub enum CookiePolicyError {
     /// The name is not a token (RFC 6265 section 4.1.1).
     #[error("{0:?} is not a legal cookie name: use letters, digits, `-` and `_`")]
     IllegalName(String),
+    /// The name has more than 64 bytes. Browsers would drop the cookie together with a long token.
+    #[error(
+        "the cookie name {0:?} has more than {max} bytes: choose a shorter one",
+        max = CookiePolicy::MAX_NAME_LEN
+    )]
+    NameTooLong(String),
     /// Without `SameSite=None`, cookies are not sent within pages of another site, so that there is nothing to partition.
     #[error("Partitioned needs SameSite=None: choose None, or turn Partitioned off")]
     PartitionedNeedsSameSiteNone,
@@ -488,16 +502,27 @@ mod tests {
 
     #[test]
     fn invalid_policies_are_rejected() {
+        let too_long = "r".repeat(CookiePolicy::MAX_NAME_LEN + 1);
         let error = |access, refresh, same_site, secure| {
             CookiePolicy::new(access, refresh, same_site, secure).unwrap_err().to_string()
         };
         insta::assert_snapshot!(error("a b", "r", SameSite::Lax, true), @r#""a b" is not a legal cookie name: use letters, digits, `-` and `_`"#);
         insta::assert_snapshot!(error("a", "", SameSite::Lax, true), @r#""" is not a legal cookie name: use letters, digits, `-` and `_`"#);
+        insta::assert_snapshot!(error("a", &too_long, SameSite::Lax, true), @r#"the cookie name "rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr" has more than 64 bytes: choose a shorter one"#);
         insta::assert_snapshot!(error("a", "__host-r", SameSite::Lax, false), @r#"the cookie name "__host-r" has a prefix that needs Secure: turn Secure on, or drop the prefix"#);
         insta::assert_snapshot!(error("a", "A", SameSite::Lax, true), @r#"both cookies are called "a": give them different names"#);
         insta::assert_snapshot!(error("a", "r", SameSite::None, false), @"SameSite=None needs Secure: turn Secure on, or choose Lax or Strict");
         let lax = CookiePolicy::default().with_partitioned(true).unwrap_err();
         insta::assert_snapshot!(lax, @"Partitioned needs SameSite=None: choose None, or turn Partitioned off");
+    }
+
+    /// The longest access token of `Tokens`, with the longest name.
+    #[test]
+    fn browsers_accept_the_longest_cookie() {
+        let name = "a".repeat(CookiePolicy::MAX_NAME_LEN);
+        let policy = CookiePolicy::new(name, "r", SameSite::Lax, true).unwrap();
+        let [access, _] = policy.build(&"t".repeat(4_000), "r", Duration::from_secs(1));
+        assert!(access.name().len() + access.value().len() <= MAX_VALUE_LEN);
     }
 
     #[test]

@@ -65,6 +65,21 @@ fn trailing_slash_of_a_path_is_removed() {
     }
 }
 
+/// Browsers limit name and value together to 4,096 bytes, and dropped cookies with a long name and a long token.
+#[test]
+fn long_cookie_names_are_refused_with_the_limit() {
+    let [longest, longer] = ["a".repeat(64), "a".repeat(65)];
+    let cookies = file(&format!("[cookies]\naccess_name = '{longest}'")).config().cookies;
+    assert_eq!(cookies.access_name, longest);
+    for key in ["access_name", "refresh_name"] {
+        let error = file(&format!("[cookies]\n{key} = '{longer}'")).error();
+        let expected = format!(
+            "cookies.{key} = \"{longer}\" in ./sekisho.toml, line 2: the name has 65 bytes, but at most 64"
+        );
+        assert!(error.starts_with(&expected) && error.ends_with("choose a shorter one"), "{error}");
+    }
+}
+
 /// D5: `check-config` accepted URLs that `serve` refused.
 #[test]
 fn database_urls_that_cannot_be_opened_are_refused() {
