@@ -118,6 +118,11 @@ impl Address {
         Self { shared: Arc::new(Shared { source: source.clone(), wording: wording.clone(), current }) }
     }
 
+    /// Returns `true` if the user and the password can be read anew.
+    pub(super) fn has_source(&self) -> bool {
+        self.shared.source.is_some()
+    }
+
     /// Returns the options to connect with.
     pub(super) fn options(&self) -> PgConnectOptions {
         self.credentials().options
@@ -181,7 +186,7 @@ impl Address {
 /// Omits the password.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Address").field("has_source", &self.shared.source.is_some()).finish_non_exhaustive()
+        f.debug_struct("Address").field("has_source", &self.has_source()).finish_non_exhaustive()
     }
 }
 

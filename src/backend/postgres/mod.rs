@@ -60,6 +60,7 @@ pub use self::address::{CredentialSource, Credentials};
 use self::feed::{Feed, FeedSql};
 pub use self::options::PostgresOptions;
 use self::pool::{Pool, StatementMode};
+#[cfg(feature = "server")]
 pub(super) use self::remedy::Wording;
 use self::remedy::is_unreachable;
 use self::server_changes::ServerChanges;
@@ -113,12 +114,7 @@ impl PostgresStore {
 
     async fn open_with(options: PostgresOptions) -> Result<Self, OpenError> {
         let PostgresOptions { transaction_pooling, max_connections, .. } = options;
-        let address = |address: Address| match &options.tables {
-            #[cfg(feature = "server")]
-            Tables::Gateway => address,
-            Tables::Library(namespace) => address.with_wording(Wording::library(namespace)),
-        };
-        let database = connect_address(address(options.database.clone()), transaction_pooling);
+        let database = connect_address(options.database(), transaction_pooling);
         // Outside a pool, which would retry and report a timeout instead of the cause.
         let failed = |error| open_error(&error, &database);
         let mut first = connect(&database).await.map_err(failed)?;
@@ -127,7 +123,7 @@ impl PostgresStore {
         }
         let mode = statement_mode(&mut first, transaction_pooling).await.map_err(failed)?;
         first.close().await.map_err(failed)?;
-        let listen = options.listen.clone().map(|listen| connect_address(address(listen), false));
+        let listen = options.listen().map(|listen| connect_address(listen, false));
         if let Some(listen) = &listen {
             check_listen_address(listen).await?;
         }

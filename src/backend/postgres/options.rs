@@ -1,5 +1,6 @@
 //! Options of [`PostgresStore::open`](super::PostgresStore::open).
 
+use std::fmt;
 use std::sync::Arc;
 
 use sqlx::PgPool;
@@ -20,11 +21,13 @@ use crate::backend::open_error::OpenError;
 /// let store = PostgresStore::open(&pool).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresOptions {
-    pub(super) database: Address,
+    database: Address,
     /// The address to listen at for notifications, if it is another one.
-    pub(super) listen: Option<Address>,
+    listen: Option<Address>,
+    /// The source of the user and the password at both addresses. `None` keeps those of the addresses.
+    credentials: Option<Arc<dyn CredentialSource>>,
     pub(super) transaction_pooling: bool,
     pub(super) max_connections: u32,
     pub(super) tables: Tables,
@@ -73,11 +76,34 @@ impl PostgresOptions {
         Ok(Self { listen: Some(library_address(parse(url)?)), ..self })
     }
 
-    /// Sets the source of a user and a password that change while the program runs.
+    /// Sets the source of a user and a password that change while the program runs, also for the
+    /// [address for notifications](Self::with_listen_url).
     #[must_use]
     pub fn with_credentials(self, source: Arc<dyn CredentialSource>) -> Self {
-        let with_source = |address: Address| address.with_source(Arc::clone(&source), None);
-        Self { database: with_source(self.database), listen: self.listen.map(with_source), ..self }
+        Self { credentials: Some(source), ..self }
+    }
+
+    /// Returns the address of the database.
+    pub(super) fn database(&self) -> Address {
+        self.complete(&self.database)
+    }
+
+    /// Returns the address to listen at for notifications, if it is another one.
+    pub(super) fn listen(&self) -> Option<Address> {
+        self.listen.as_ref().map(|listen| self.complete(listen))
+    }
+
+    /// Returns an address with the source of its credentials, and with errors that name the schema.
+    fn complete(&self, address: &Address) -> Address {
+        let address = match &self.tables {
+            #[cfg(feature = "server")]
+            Tables::Gateway => address.clone(),
+            Tables::Library(namespace) => address.clone().with_wording(Wording::library(namespace)),
+        };
+        match &self.credentials {
+            Some(source) => address.with_source(Arc::clone(source), None),
+            None => address,
+        }
     }
 
     /// Creates options for the database of the gateway.
@@ -90,10 +116,24 @@ impl PostgresOptions {
         Self {
             database,
             listen: None,
+            credentials: None,
             transaction_pooling: false,
             max_connections: MAX_CONNECTIONS,
             tables: Tables::default(),
         }
+    }
+}
+
+/// Omits the passwords.
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("database", &self.database())
+            .field("listen", &self.listen())
+            .field("transaction_pooling", &self.transaction_pooling)
+            .field("max_connections", &self.max_connections)
+            .field("tables", &self.tables)
+            .finish()
     }
 }
 
@@ -120,3 +160,39 @@ fn parse(url: &str) -> Result<PgConnectOptions, OpenError> {
 }
 
 const MAX_CONNECTIONS: u32 = 12;
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::backend::postgres::Credentials;
+
+    struct Unreadable;
+
+    #[async_trait]
+    impl CredentialSource for Unreadable {
+        async fn read(&self) -> Option<Credentials> {
+            None
+        }
+    }
+
+    #[test]
+    fn both_addresses_have_the_source_of_credentials_in_any_order() {
+        let options = || PostgresOptions::from_url("postgres://ann:secret@pooler/app").unwrap();
+        let listen_url = "postgres://ann:secret@db/app";
+        let namespace = Namespace::new("auth").unwrap();
+        for options in [
+            options().with_credentials(Arc::new(Unreadable)).with_listen_url(listen_url).unwrap(),
+            options().with_listen_url(listen_url).unwrap().with_credentials(Arc::new(Unreadable)),
+        ] {
+            let options = options.with_namespace(namespace.clone());
+            let [database, listen] = [options.database(), options.listen().unwrap()];
+            assert_eq!([database.place(), listen.place()], ["pooler:5432/app", "db:5432/app"]);
+            assert!(database.has_source() && listen.has_source(), "{options:?}");
+            assert!(!format!("{options:?}").contains("secret"), "{options:?}");
+        }
+        let unchanged = options().with_listen_url(listen_url).unwrap();
+        assert!(!unchanged.database().has_source() && !unchanged.listen().unwrap().has_source());
+    }
+}
