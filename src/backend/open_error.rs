@@ -10,6 +10,11 @@ pub enum OpenError {
     /// The database is kept in memory.
     #[error("a database in memory ends with the process: open one in a file, or use MemoryStore")]
     InMemory,
+    /// The path of a SQLite file is a URL.
+    #[error(
+        "the path of the SQLite file begins with sqlite: as a URL does: pass the path alone, as in data/app.db"
+    )]
+    SqliteUrl,
     /// The URL cannot be used.
     #[error(
         "expected postgres://USER:PASSWORD@HOST:PORT/DATABASE, with special characters in a password percent-encoded \

@@ -1,5 +1,6 @@
 //! Stores that applications open for themselves: their options, their migrations, and the tokens over them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -164,6 +165,18 @@ async fn databases_that_cannot_be_opened_have_a_remedy() {
     assert!(error.to_string().contains("start PostgreSQL"), "{error}");
     assert!(!error.to_string().contains("database."), "{error}");
     assert!(!format!("{options:?}{error:?}").contains("secret"));
+}
+
+/// A directory named `sqlite:` was created in the working directory.
+#[tokio::test]
+async fn sqlite_url_in_place_of_a_path_creates_nothing() {
+    for url in ["sqlite://sqlite_url_in_place/app.db?key=hush", "sqlite:sqlite_url_in_place.db"] {
+        let error = SqliteStore::open(SqliteOptions::new(url)).await.unwrap_err();
+        assert!(matches!(error, OpenError::SqliteUrl), "{error}");
+        assert!(error.to_string().contains("pass the path alone"), "{error}");
+        assert!(!error.to_string().contains("hush"), "{error}");
+        assert!(!Path::new(url).exists() && !Path::new("sqlite:").exists(), "{url}");
+    }
 }
 
 /// The pool of the application is unaffected.

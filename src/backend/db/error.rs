@@ -91,6 +91,7 @@ impl From<OpenError> for DbError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::InMemory => Self::Url(DatabaseUrlError::InMemory),
+            OpenError::SqliteUrl => Self::Url(DatabaseUrlError::SqlitePath),
             OpenError::Url => Self::Url(DatabaseUrlError::Postgres),
             OpenError::Open { place, source, is_unreachable } => Self::Open { place, source, is_unreachable },
             OpenError::TransactionPooling(place) => Self::TransactionPooling(place),

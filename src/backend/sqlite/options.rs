@@ -31,7 +31,7 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// Creates options for the file at `path`.
+    /// Creates options for the file at `path`, which is no URL.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self { connect: SqliteConnectOptions::new().filename(path), tables: Tables::default() }
@@ -52,6 +52,9 @@ impl SqliteOptions {
     /// Returns the path of the file.
     pub(super) fn file(&self) -> Result<PathBuf, OpenError> {
         let path = self.connect.get_filename();
+        if path.to_string_lossy().starts_with("sqlite:") {
+            return Err(OpenError::SqliteUrl);
+        }
         let is_file = !path.to_string_lossy().starts_with("file:") && path != Path::new(":memory:");
         if is_file { Ok(path.to_owned()) } else { Err(OpenError::InMemory) }
     }
