@@ -179,6 +179,20 @@ async fn sqlite_url_in_place_of_a_path_creates_nothing() {
     }
 }
 
+/// SQLCipher takes the key of a file from a pragma, which SQLite without it ignores.
+#[tokio::test]
+async fn debug_of_sqlite_shows_no_pragma() {
+    let directory = tempfile::tempdir().unwrap();
+    let connect = SqliteConnectOptions::new().filename(directory.path().join("app.db"));
+    let options = SqliteOptions::from(connect.pragma("key", "hush")).with_namespace(auth());
+    let store = SqliteStore::open(options.clone()).await.unwrap();
+    for debug in [format!("{options:?}"), format!("{store:?}")] {
+        assert!(debug.contains("app.db") && debug.contains("auth"), "{debug}");
+        assert!(!debug.contains("hush"), "{debug}");
+    }
+    store.close().await;
+}
+
 /// The pool of the application is unaffected.
 #[tokio::test]
 async fn database_is_created_for_a_path_and_switched_to_write_ahead_logging() {

@@ -19,6 +19,7 @@ mod statements;
 mod users;
 mod writer;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ use crate::services::store::{ACQUIRE_TIMEOUT, PersistentStore, StoreError};
 /// # let runtime = tokio::runtime::Runtime::new().expect("a runtime");
 /// # runtime.block_on(doc(directory.path())).expect("the example to succeed");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SqliteStore {
     files: DatabaseFiles,
     options: SqliteConnectOptions,
@@ -161,6 +162,15 @@ impl SqliteStore {
 }
 
 impl PersistentStore for SqliteStore {}
+
+/// Omits the pragmas, one of which may be the key of an encrypted file.
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SqliteStore");
+        debug.field("path", &self.options.get_filename()).field("tables", &self.tables);
+        debug.finish_non_exhaustive()
+    }
+}
 
 /// A statement with its parameters.
 type Statement = Query<'static, Sqlite, SqliteArguments>;

@@ -1,5 +1,6 @@
 //! Options of [`SqliteStore::open`](super::SqliteStore::open).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use sqlx::SqlitePool;
@@ -24,7 +25,7 @@ use crate::backend::open_error::OpenError;
 /// let store = SqliteStore::open(&pool).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SqliteOptions {
     pub(super) connect: SqliteConnectOptions,
     pub(super) tables: Tables,
@@ -57,6 +58,15 @@ impl SqliteOptions {
         }
         let is_file = !path.to_string_lossy().starts_with("file:") && path != Path::new(":memory:");
         if is_file { Ok(path.to_owned()) } else { Err(OpenError::InMemory) }
+    }
+}
+
+/// Omits the pragmas, one of which may be the key of an encrypted file.
+impl fmt::Debug for SqliteOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SqliteOptions");
+        debug.field("path", &self.connect.get_filename()).field("tables", &self.tables);
+        debug.finish_non_exhaustive()
     }
 }
 
