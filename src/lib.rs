@@ -4,8 +4,8 @@
 //! expired, [a tower layer](SilentRefreshLayer) refreshes the session within the same request, passes the request on, and sets the
 //! new cookies on the response. A browser gets a 401 only when its session has ended.
 //!
-//! The same core is a gateway in front of other applications, with users and pages of its own: see `README.md` and `docs/`.
-//! Its code is described under [`architecture`].
+//! Sekisho is also a gateway in front of other applications, with users and pages of its own: see `README.md` and `docs/`.
+//! [`architecture`] describes its code.
 //!
 //! # Ten lines
 //!

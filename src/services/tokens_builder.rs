@@ -220,11 +220,11 @@ impl TokensBuilder {
 
     /// Creates tokens over a store that outlives the process, and that other processes may share.
     ///
-    /// The current runtime must run for as long as the tokens are used.
     /// It starts the clock of the sessions where the last process stopped it, or beside those that run, which takes up
-    /// to 2.5 seconds. It compares issuer, audience and keys with theirs. Tasks on the current runtime learn of sessions
-    /// that others end, and delete old rows, until [`Tokens::stop`], or until the last clone is dropped. It uses `store`
-    /// instead of that of [`store`](Self::store), whose migrations must have been applied.
+    /// to 2.5 seconds. It compares issuer, audience and keys with theirs. Tasks on the current runtime, which must run
+    /// for as long as the tokens are used, learn of sessions that others end, and delete old rows, until
+    /// [`Tokens::stop`], or until the last clone is dropped. It uses `store` instead of that of [`store`](Self::store),
+    /// whose migrations must have been applied.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -298,14 +298,8 @@ impl TokensBuilder {
             let sum = "the sum of access_ttl, leeway, twice grace and a minute";
             return Err(BuildError::setting("keep_ended", format!("expected at least {min}, {sum}")));
         }
-        let kept = [("keep_ended", Some(self.keep_ended)), ("keep_audit", self.keep_audit)];
-        for (setting, time) in kept.into_iter().filter_map(|(setting, time)| Some((setting, time?))) {
-            if time > MAX_LIFETIME {
-                let limit = format!("expected at most {}", format_duration(MAX_LIFETIME));
-                return Err(BuildError::setting(setting, limit));
-            }
-        }
-        Ok(())
+        check_max("keep_ended", self.keep_ended)?;
+        self.keep_audit.map_or(Ok(()), |time| check_max("keep_audit", time))
     }
 }
 
@@ -347,10 +341,7 @@ impl SessionSettings {
                 let limit = format!("expected at least {access}, the value of access_ttl");
                 return Err(BuildError::setting(setting, limit));
             }
-            if lifetime > MAX_LIFETIME {
-                let limit = format!("expected at most {}", format_duration(MAX_LIFETIME));
-                return Err(BuildError::setting(setting, limit));
-            }
+            check_max(setting, lifetime)?;
         }
         if !SESSIONS_PER_USER.contains(&max_per_user) {
             let (min, max) = SESSIONS_PER_USER.into_inner();
@@ -358,6 +349,13 @@ impl SessionSettings {
         }
         Ok(())
     }
+}
+
+fn check_max(setting: &'static str, time: Duration) -> Result<(), BuildError> {
+    if time <= MAX_LIFETIME {
+        return Ok(());
+    }
+    Err(BuildError::setting(setting, format!("expected at most {}", format_duration(MAX_LIFETIME))))
 }
 
 impl fmt::Debug for TokensBuilder {
